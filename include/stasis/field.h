@@ -44,6 +44,8 @@ enum stasis_field_show {
 #define STASIS_FIELD_OPTIONAL 0x1u /* may be missing from an encoding: then zero, empty or NULL */
 #define STASIS_FIELD_VOLATILE 0x2u /* differs between two captures of one stopped machine (clocks):
                                       compared only when asked for */
+#define STASIS_FIELD_KEY 0x4u      /* names an element within its LIST (scalar or TEXT): elements with
+                                      equal keys are compared with each other wherever they stand */
 
 struct stasis_table;
 

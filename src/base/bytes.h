@@ -43,8 +43,8 @@ void byte_writer_zeros(struct byte_writer *writer, size_t size);
 
 /* A buffer that grows, up to a limit; for encodings whose size is not known before. */
 struct byte_buffer {
-    uint8_t *data;  /* owned */
-    size_t size;    /* bytes in use */
+    uint8_t *data; /* owned */
+    size_t size;   /* bytes in use */
     size_t capacity;
     size_t size_max; /* growing beyond is refused */
     bool failed;     /* out of memory or beyond size_max; sticky */

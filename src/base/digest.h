@@ -15,7 +15,7 @@ void digest_xxh3_128(const void *data, size_t size, uint8_t ret_digest[DIGEST_XX
 void digest_sha256(const void *data, size_t size, uint8_t ret_digest[DIGEST_SHA256_SIZE]);
 
 /* SHA-256 over several pieces. */
-struct digest_sha256_stream; /* opaque */
+struct digest_sha256_stream;                          /* opaque */
 struct digest_sha256_stream *digest_sha256_new(void); /* NULL: out of memory */
 void digest_sha256_update(struct digest_sha256_stream *stream, const void *data, size_t size);
 void digest_sha256_final(struct digest_sha256_stream *stream,

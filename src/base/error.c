@@ -46,6 +46,15 @@ int stasis_code_errno(enum stasis_code code)
     return facts ? facts->errnum : EIO;
 }
 
+enum stasis_code stasis_code_from_name(const char *name)
+{
+    for (size_t i = 0; i < sizeof(code_table) / sizeof(code_table[0]); i++) {
+        if (strcmp(code_table[i].name, name) == 0)
+            return code_table[i].code;
+    }
+    return STASIS_OK;
+}
+
 enum stasis_code stasis_code_from_errno(int errnum)
 {
     switch (errnum) {

@@ -35,6 +35,9 @@ int stasis_fail_memory(struct stasis_error *err, const char *what);
 /* The code that stands for an errno of the operating system. */
 enum stasis_code stasis_code_from_errno(int errnum);
 
+/* The code of a stable name; STASIS_OK when there is no such name. */
+enum stasis_code stasis_code_from_name(const char *name);
+
 /* The positive errno that belongs to a code; 0 for STASIS_OK, EIO for a number of no code. */
 int stasis_code_errno(enum stasis_code code);
 

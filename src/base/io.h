@@ -12,8 +12,7 @@
 int io_read_at(int fd, void *buf, size_t size, uint64_t file_off, struct stasis_error *err);
 
 /* Write exactly `size` bytes at `file_off`. 0; STASIS_ERR_NO_SPACE, STASIS_ERR_IO, ... */
-int io_write_at(int fd, const void *buf, size_t size, uint64_t file_off,
-                struct stasis_error *err);
+int io_write_at(int fd, const void *buf, size_t size, uint64_t file_off, struct stasis_error *err);
 
 /* Open a regular file for reading without blocking on FIFOs; refuses all that is not a regular
  * file (STASIS_ERR_NOT_REGULAR). `ret_size` may be NULL. Adds the path to the error. */

@@ -56,6 +56,7 @@ struct microvm_drive {
     const char *id;
     const char *path;
     bool read_only;
+    bool is_root; /* adds "root=/dev/vdX ro" or "rw" to the kernel command line; one drive at most */
 };
 
 struct microvm_options {

@@ -40,7 +40,7 @@ mount -t tmpfs -o size=75% tmpfs /tmp
 mount -t tmpfs tmpfs /dev/shm
 export PATH=/bin:/usr/bin HOME=/tmp LD_LIBRARY_PATH=@LIBRARY_PATH@ @ENVIRONMENT@
 ip link set lo up
-for module in /lib/modules/*.ko; do insmod "$module"; done
+for module in /lib/modules/*.ko; do insmod "$module" $(eval echo \$opt_$(basename "$module" .ko | sed "s/^[0-9]*-//; s/-/_/g")); done
 [ -c /dev/kvm ] || echo "nested: /dev/kvm is missing" > /dev/ttyS1
 cd /tmp
 exec </dev/null >/dev/ttyS1 2>&1

@@ -1,0 +1,42 @@
+# The front door; Meson does the work in build/. As root, what Debian packages are missing is
+# installed first.
+#
+#   make                          build
+#   make demo                     boot a guest, save it, kill it, restore it, and check that it goes on
+#   make test [SUITE=unit]        build and run all tests, or one suite (unit golden cli vm crash linux checks)
+#   make bench                    measure
+#   make install [DESTDIR=] [PREFIX=/usr/local]
+#   make check-format             is the code formatted as .clang-format says?
+#   make clean                    remove what was built
+
+BUILD = build
+PREFIX =
+DESTDIR =
+SUITE =
+export DESTDIR PREFIX SUITE
+
+all: deps
+	@scripts/build.sh $(BUILD)
+
+deps:
+	@scripts/install-deps.sh
+
+test: all
+	@scripts/run-tests --build $(BUILD) $(SUITE:%=--suite %)
+
+demo: all
+	@scripts/demo.sh $(BUILD)
+
+bench: all
+	@scripts/bench.sh $(BUILD)
+
+install: all
+	@scripts/install.sh $(BUILD)
+
+check-format:
+	@scripts/check-format
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all deps test demo bench install check-format clean

@@ -1,0 +1,414 @@
+/*
+ * api_routes.c - paths, methods and bodies of the control socket.
+ *
+ * Names and shapes are Firecracker's (its API specification, version 1.7) for what exists here, so its
+ * clients work. Ours alone: GET /snapshot (the report of the last snapshot created), "drives" in
+ * PUT /snapshot/load, and snapshots in one file: a mem_file_path is refused.
+ */
+#include "microvm/api_routes.h"
+
+#include <string.h>
+
+#include <stasis/api.h>
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "microvm/api_json.h"
+
+#define FIRECRACKER_API_VERSION "1.7.0"
+
+enum { HTTP_OK = 200, HTTP_NO_CONTENT = 204, HTTP_BAD_REQUEST = 400, HTTP_NOT_FOUND = 404,
+       HTTP_BAD_METHOD = 405 };
+
+struct request {
+    struct api_context *context;
+    const char *tail;  /* what the path has after the route's prefix, "" where the route is exact */
+    json_object *body; /* NULL for GET */
+    json_object **ret_answer;
+};
+
+typedef int handler_fn(const struct request *request, struct stasis_error *err);
+
+json_object *api_fault(const char *text)
+{
+    json_object *fault = json_object_new_object();
+
+    json_object_object_add(fault, "fault_message", json_object_new_string(text));
+    return fault;
+}
+
+static void add_text(json_object *object, const char *key, const char *value)
+{
+    json_object_object_add(object, key, json_object_new_string(value));
+}
+
+static void add_number(json_object *object, const char *key, uint64_t value)
+{
+    json_object_object_add(object, key, json_object_new_uint64(value));
+}
+
+/* --- facts ---------------------------------------------------------------------------------- */
+
+static int get_instance(const struct request *request, struct stasis_error *err)
+{
+    struct microvm *vm = request->context->vm;
+    json_object *answer = json_object_new_object();
+
+    (void)err;
+    add_text(answer, "id", microvm_id(vm));
+    add_text(answer, "state", microvm_state_name(microvm_get_state(vm)));
+    add_text(answer, "vmm_version", stasis_version());
+    add_text(answer, "app_name", "Stasis");
+    *request->ret_answer = answer;
+    return 0;
+}
+
+static int get_version(const struct request *request, struct stasis_error *err)
+{
+    json_object *answer = json_object_new_object();
+
+    (void)err;
+    add_text(answer, "firecracker_version", FIRECRACKER_API_VERSION);
+    add_text(answer, "stasis_version", stasis_version());
+    *request->ret_answer = answer;
+    return 0;
+}
+
+static int get_machine(const struct request *request, struct stasis_error *err)
+{
+    json_object *answer = json_object_new_object();
+    struct microvm_machine_config config;
+
+    (void)err;
+    microvm_get_machine(request->context->vm, &config);
+    add_number(answer, "vcpu_count", config.vcpu_count);
+    add_number(answer, "mem_size_mib", config.memory_size >> 20);
+    json_object_object_add(answer, "smt", json_object_new_boolean(false));
+    json_object_object_add(answer, "track_dirty_pages", json_object_new_boolean(false));
+    add_text(answer, "huge_pages", "None");
+    *request->ret_answer = answer;
+    return 0;
+}
+
+static int get_report(const struct request *request, struct stasis_error *err)
+{
+    struct api_context *context = request->context;
+    struct microvm_save_report report;
+    json_object *answer;
+    char id[2 * STASIS_ID_SIZE + 1];
+    bool has_report;
+
+    pthread_mutex_lock(&context->lock);
+    has_report = context->has_report;
+    report = context->last_report;
+    pthread_mutex_unlock(&context->lock);
+    if (!has_report)
+        return stasis_fail(err, STASIS_ERR_WRONG_STATE, "no snapshot has been created yet");
+    digest_hex(report.snapshot.id, sizeof(report.snapshot.id), id);
+    answer = json_object_new_object();
+    add_text(answer, "id", id);
+    add_number(answer, "memory_bytes", report.snapshot.memory_size);
+    add_number(answer, "data_bytes", report.snapshot.data_size);
+    add_number(answer, "zero_bytes", report.snapshot.zero_size);
+    add_number(answer, "file_bytes", report.snapshot.file_size);
+    add_number(answer, "file_allocated_bytes", report.snapshot.file_allocated);
+    add_number(answer, "memory_us", report.snapshot.memory_us);
+    add_number(answer, "sync_us", report.snapshot.sync_us);
+    add_number(answer, "total_us", report.snapshot.total_us);
+    *request->ret_answer = answer;
+    return 0;
+}
+
+/* --- configuration ---------------------------------------------------------------------------- */
+
+static int refuse_true(const char *key, bool value, const char *why, struct stasis_error *err)
+{
+    if (!value)
+        return 0;
+    return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'%s' is not supported: %s", key, why);
+}
+
+static int put_machine(const struct request *request, struct stasis_error *err)
+{
+    uint64_t vcpu_count = 0, mem_size_mib = 0;
+    bool smt = false, track_dirty_pages = false;
+    const char *huge_pages = "None";
+    const struct api_key keys[] = {
+        { "vcpu_count", API_NUMBER, true, &vcpu_count, 1, MICROVM_VCPU_MAX, NULL },
+        { "mem_size_mib", API_NUMBER, true, &mem_size_mib, 1, MICROVM_MEMORY_MAX >> 20, NULL },
+        { "smt", API_BOOL, false, &smt, 0, 0, NULL },
+        { "track_dirty_pages", API_BOOL, false, &track_dirty_pages, 0, 0, NULL },
+        { "huge_pages", API_TEXT, false, &huge_pages, 0, 0, NULL },
+        { "cpu_template", API_NOT_OFFERED, false, NULL, 0, 0, "the host's CPUID is passed through" },
+    };
+    struct microvm_machine_config config;
+    int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    if (r == 0)
+        r = refuse_true("smt", smt, "each vCPU is a core of its own", err);
+    if (r == 0)
+        r = refuse_true("track_dirty_pages", track_dirty_pages, "snapshots are full ones", err);
+    if (r == 0 && strcmp(huge_pages, "None") != 0)
+        r = stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'huge_pages' can only be \"None\"");
+    if (r < 0)
+        return r;
+    config = (struct microvm_machine_config){ .vcpu_count = (uint32_t)vcpu_count,
+                                              .memory_size = mem_size_mib << 20 };
+    return microvm_set_machine(request->context->vm, &config, err);
+}
+
+static int put_boot_source(const struct request *request, struct stasis_error *err)
+{
+    struct microvm_boot_source source = { 0 };
+    const struct api_key keys[] = {
+        { "kernel_image_path", API_TEXT, true, &source.kernel_path, 0, 0, NULL },
+        { "initrd_path", API_TEXT, false, &source.initrd_path, 0, 0, NULL },
+        { "boot_args", API_TEXT, false, &source.cmdline, 0, 0, NULL },
+    };
+    const int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    return r < 0 ? r : microvm_set_boot_source(request->context->vm, &source, err);
+}
+
+static int put_drive(const struct request *request, struct stasis_error *err)
+{
+    struct microvm_drive drive = { 0 };
+    const char *cache_type = "Unsafe", *io_engine = "Sync";
+    const struct api_key keys[] = {
+        { "drive_id", API_TEXT, true, &drive.id, 0, 0, NULL },
+        { "path_on_host", API_TEXT, true, &drive.path, 0, 0, NULL },
+        { "is_root_device", API_BOOL, true, &drive.is_root, 0, 0, NULL },
+        { "is_read_only", API_BOOL, false, &drive.read_only, 0, 0, NULL },
+        { "cache_type", API_TEXT, false, &cache_type, 0, 0, NULL },
+        { "io_engine", API_TEXT, false, &io_engine, 0, 0, NULL },
+        { "partuuid", API_NOT_OFFERED, false, NULL, 0, 0, "name the root in boot_args" },
+        { "rate_limiter", API_NOT_OFFERED, false, NULL, 0, 0, "disks are not limited" },
+        { "socket", API_NOT_OFFERED, false, NULL, 0, 0, "there are no vhost-user disks" },
+    };
+    const int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    if (r < 0)
+        return r;
+    if (strcmp(drive.id, request->tail) != 0)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "'drive_id' is '%.64s' but the path says '%.64s'", drive.id,
+                           request->tail);
+    /* Guest flushes reach the disk here whatever is asked for: both cache types are honoured. */
+    if (strcmp(cache_type, "Unsafe") != 0 && strcmp(cache_type, "Writeback") != 0)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "'cache_type' must be \"Unsafe\" or \"Writeback\"");
+    if (strcmp(io_engine, "Sync") != 0)
+        return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'io_engine' can only be \"Sync\"");
+    return microvm_set_drive(request->context->vm, &drive, err);
+}
+
+static int put_entropy(const struct request *request, struct stasis_error *err)
+{
+    const struct api_key keys[] = {
+        { "rate_limiter", API_NOT_OFFERED, false, NULL, 0, 0, "entropy is not limited" },
+    };
+    const int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    return r < 0 ? r : microvm_set_entropy(request->context->vm, true, err);
+}
+
+/* --- life -------------------------------------------------------------------------------------- */
+
+static int put_action(const struct request *request, struct stasis_error *err)
+{
+    const char *action = NULL;
+    const struct api_key keys[] = { { "action_type", API_TEXT, true, &action, 0, 0, NULL } };
+    const int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    if (r < 0)
+        return r;
+    if (strcmp(action, "InstanceStart") == 0)
+        return microvm_start(request->context->vm, err);
+    if (strcmp(action, "SendCtrlAltDel") == 0)
+        return microvm_power_button(request->context->vm, err);
+    return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                       "'action_type' must be \"InstanceStart\" or \"SendCtrlAltDel\"");
+}
+
+static int patch_vm(const struct request *request, struct stasis_error *err)
+{
+    const char *state = NULL;
+    const struct api_key keys[] = { { "state", API_TEXT, true, &state, 0, 0, NULL } };
+    const int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    if (r < 0)
+        return r;
+    if (strcmp(state, "Paused") == 0)
+        return microvm_pause(request->context->vm, err);
+    if (strcmp(state, "Resumed") == 0)
+        return microvm_resume(request->context->vm, err);
+    return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                       "'state' must be \"Paused\" or \"Resumed\"");
+}
+
+static int put_snapshot_create(const struct request *request, struct stasis_error *err)
+{
+    struct api_context *context = request->context;
+    const char *type = "Full", *path = NULL;
+    const struct api_key keys[] = {
+        { "snapshot_type", API_TEXT, false, &type, 0, 0, NULL },
+        { "snapshot_path", API_TEXT, true, &path, 0, 0, NULL },
+        { "mem_file_path", API_NOT_OFFERED, false, NULL, 0, 0,
+          "state and memory are one file, at snapshot_path" },
+    };
+    struct microvm_save_report report;
+    int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    if (r == 0 && strcmp(type, "Full") != 0)
+        r = stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'snapshot_type' can only be \"Full\"");
+    /* As Firecracker: the caller pauses first, so that nothing stands still unasked. */
+    if (r == 0 && microvm_get_state(context->vm) == MICROVM_RUNNING)
+        r = stasis_fail(err, STASIS_ERR_WRONG_STATE,
+                        "a snapshot needs a paused microVM, this one is running");
+    if (r == 0)
+        r = microvm_save(context->vm, path, NULL, &report, err);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&context->lock);
+    context->has_report = true;
+    context->last_report = report;
+    pthread_mutex_unlock(&context->lock);
+    return 0;
+}
+
+static int take_overrides(json_object *drives, struct microvm_drive_override *overrides,
+                          size_t *ret_count, struct stasis_error *err)
+{
+    const size_t count = drives ? json_object_array_length(drives) : 0;
+
+    if (count > MICROVM_DRIVE_MAX)
+        return stasis_fail(err, STASIS_ERR_LIMIT, "'drives' lists %zu, at most %d can be", count,
+                           MICROVM_DRIVE_MAX);
+    for (size_t i = 0; i < count; i++) {
+        json_object *drive = json_object_array_get_idx(drives, i);
+        const struct api_key keys[] = {
+            { "drive_id", API_TEXT, true, &overrides[i].id, 0, 0, NULL },
+            { "path_on_host", API_TEXT, true, &overrides[i].path, 0, 0, NULL },
+        };
+        int r;
+
+        if (!json_object_is_type(drive, json_type_object))
+            return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                               "'drives' must hold objects only");
+        r = api_json_take(drive, API_KEYS(keys), err);
+        if (r < 0)
+            return stasis_wrap(err, r, "'drives' entry %zu", i);
+    }
+    *ret_count = count;
+    return 0;
+}
+
+static int put_snapshot_load(const struct request *request, struct stasis_error *err)
+{
+    struct microvm_drive_override overrides[MICROVM_DRIVE_MAX];
+    struct microvm_load_options options = { .drives = overrides };
+    json_object *drives = NULL;
+    const char *path = NULL;
+    bool track_dirty_pages = false;
+    const struct api_key keys[] = {
+        { "snapshot_path", API_TEXT, true, &path, 0, 0, NULL },
+        { "resume_vm", API_BOOL, false, &options.resume, 0, 0, NULL },
+        { "drives", API_ARRAY, false, &drives, 0, 0, NULL },
+        { "enable_diff_snapshots", API_BOOL, false, &track_dirty_pages, 0, 0, NULL },
+        { "track_dirty_pages", API_BOOL, false, &track_dirty_pages, 0, 0, NULL },
+        { "mem_file_path", API_NOT_OFFERED, false, NULL, 0, 0,
+          "state and memory are one file, at snapshot_path" },
+        { "mem_backend", API_NOT_OFFERED, false, NULL, 0, 0,
+          "state and memory are one file, at snapshot_path" },
+        { "network_overrides", API_NOT_OFFERED, false, NULL, 0, 0, "there is no network" },
+    };
+    int r = api_json_take(request->body, API_KEYS(keys), err);
+
+    if (r == 0)
+        r = refuse_true("track_dirty_pages", track_dirty_pages, "snapshots are full ones", err);
+    if (r == 0)
+        r = take_overrides(drives, overrides, &options.drive_count, err);
+    return r < 0 ? r : microvm_load(request->context->vm, path, &options, NULL, err);
+}
+
+/* --- routes ------------------------------------------------------------------------------------ */
+
+static const struct route {
+    const char *method;
+    const char *path; /* one that ends in '/' (but "/" itself) takes a non-empty tail */
+    handler_fn *handler;
+} routes[] = {
+    { "GET", "/", get_instance },
+    { "GET", "/version", get_version },
+    { "GET", "/machine-config", get_machine },
+    { "PUT", "/machine-config", put_machine },
+    { "PUT", "/boot-source", put_boot_source },
+    { "PUT", "/drives/", put_drive },
+    { "PUT", "/entropy", put_entropy },
+    { "PUT", "/actions", put_action },
+    { "PATCH", "/vm", patch_vm },
+    { "GET", "/snapshot", get_report },
+    { "PUT", "/snapshot/create", put_snapshot_create },
+    { "PUT", "/snapshot/load", put_snapshot_load },
+};
+
+/* The rest of `path` after the route's, or NULL when the route is another's. */
+static const char *route_tail(const struct route *route, const char *path)
+{
+    const size_t length = strlen(route->path);
+
+    if (length > 1 && route->path[length - 1] == '/')
+        return strncmp(path, route->path, length) == 0 && path[length] ? path + length : NULL;
+    return strcmp(path, route->path) == 0 ? "" : NULL;
+}
+
+static const struct route *find_route(const char *method, const char *path, bool *ret_path_known)
+{
+    *ret_path_known = false;
+    for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
+        if (!route_tail(&routes[i], path))
+            continue;
+        *ret_path_known = true;
+        if (strcmp(method, routes[i].method) == 0)
+            return &routes[i];
+    }
+    return NULL;
+}
+
+static int call_handler(const struct route *route, struct request *request, const char *body,
+                        size_t body_size, struct stasis_error *err)
+{
+    int r = 0;
+
+    if (strcmp(route->method, "GET") != 0)
+        r = api_json_parse(body, body_size, &request->body, err);
+    if (r == 0)
+        r = route->handler(request, err);
+    json_object_put(request->body);
+    return r;
+}
+
+unsigned api_route(struct api_context *context, const char *method, const char *path,
+                   const char *body, size_t body_size, json_object **ret_answer,
+                   enum stasis_code *ret_code)
+{
+    struct stasis_error err = { 0 };
+    bool path_known;
+    const struct route *route = find_route(method, path, &path_known);
+    struct request request = { .context = context, .ret_answer = ret_answer };
+
+    if (!route) {
+        stasis_fail(&err, STASIS_ERR_INVALID_ARGUMENT, "%.16s '%.128s': no such %s", method, path,
+                    path_known ? "method for this path" : "path");
+        *ret_code = err.code;
+        *ret_answer = api_fault(err.text);
+        return path_known ? HTTP_BAD_METHOD : HTTP_NOT_FOUND;
+    }
+    request.tail = route_tail(route, path);
+    if (call_handler(route, &request, body, body_size, &err) < 0) {
+        *ret_code = err.code;
+        *ret_answer = api_fault(err.text);
+        return HTTP_BAD_REQUEST;
+    }
+    return *ret_answer ? HTTP_OK : HTTP_NO_CONTENT;
+}
