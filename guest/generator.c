@@ -31,9 +31,9 @@
 
 struct slice {
     uint64_t first_page, page_count;
-    uint32_t dirty_pages, zero_pages; /* per count */
-    uint64_t random;                  /* state of the generator that places writes */
-    uint64_t random_before;           /* the same at the start of the last count's writes */
+    uint32_t dirty_pages, zero_pages, check_pages; /* per count */
+    uint64_t random;                               /* state of the generator that places writes */
+    uint64_t random_before; /* the same at the start of the last count's writes */
     uint64_t linear_next, linear_before;
     uint64_t check_next; /* relative to first_page */
     uint64_t sum;        /* that the slice's pages must have */
@@ -170,6 +170,7 @@ bool generator_init(const struct options *options)
         slice->page_count = region_pages * (i + 1) / config.cpus - slice->first_page;
         slice->dirty_pages = share(config.dirty_pages, i);
         slice->zero_pages = share(config.zero_pages, i);
+        slice->check_pages = share(config.check_pages, i);
         slice->random = mix64(config.seed + i);
     }
     return true;
@@ -195,8 +196,8 @@ static void fill_pages_at(struct slice *slice, uint64_t page, uint64_t count)
     slice->sum = sum;
 }
 
-/* Fills what lies in `slice` of the run of pages that `page` is in: runs are fill_run pages, and one
- * in every fill_step is filled. False when the fill is used up. */
+/* Fills what lies in `slice` of the run of pages that `page` is in: runs are fill_run pages, and
+ * one in every fill_step is filled. False when the fill is used up. */
 static bool fill_run_of(struct slice *slice, uint64_t page)
 {
     const uint64_t run = page / config.fill_run;
@@ -321,9 +322,9 @@ static bool check_page(uint64_t page, uint64_t *ret_sum)
 
 static bool check_slice(struct slice *slice)
 {
-    const uint64_t count = config.check_full || config.check_pages > slice->page_count
+    const uint64_t count = config.check_full || slice->check_pages > slice->page_count
                                ? slice->page_count
-                               : config.check_pages;
+                               : slice->check_pages;
     uint64_t sum = 0, page_sum;
     bool ok = true;
 
@@ -370,8 +371,8 @@ uint64_t generator_fill_size(void)
 {
     const uint64_t period = (uint64_t)config.fill_run * config.fill_step;
     const uint64_t tail = region_pages % period;
-    uint64_t pages = region_pages / period * config.fill_run +
-                     (tail < config.fill_run ? tail : config.fill_run);
+    uint64_t pages =
+        region_pages / period * config.fill_run + (tail < config.fill_run ? tail : config.fill_run);
 
     if (pages > fill_pages)
         pages = fill_pages;

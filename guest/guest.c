@@ -154,7 +154,7 @@ static void service_console(void)
     }
 }
 
-/* Sleeps until the next interrupt of any kind. The caller has switched interrupts off, and looked. */
+/* Sleeps until the next interrupt of any kind. The caller has switched interrupts off first. */
 static void sleep_once(void)
 {
     interrupts_on_and_halt();
@@ -229,8 +229,7 @@ static const char *verdict(bool ok)
 
 static void print_count(uint64_t count, bool ipi_ok, bool disk_ok, bool rng_ok)
 {
-    bool memory_ok = true, sse_ok = true, x87_ok = true, msr_ok = true, dr_ok = true,
-         tsc_ok = true;
+    bool memory_ok = true, sse_ok = true, x87_ok = true, msr_ok = true, dr_ok = true, tsc_ok = true;
     struct line line;
 
     for (uint32_t i = 0; i < cpu_count; i++) {

@@ -7,8 +7,8 @@
  *     LAPIC timer ----> its own processor, every processor has one
  *     work IPI -------> from vCPU 0 to all others, one per count
  *
- * The PIC is initialised and then fully masked. An exception that no fixup expects, or a vector that
- * nobody opened, is a BAD line and the end of the run: there is nothing sensible to go on with.
+ * The PIC is initialised and then fully masked. An exception that no fixup expects, or a vector
+ * that nobody opened, is a BAD line and the end of the run: nothing sensible is left to do.
  */
 #include "interrupts.h"
 
@@ -36,6 +36,7 @@
 #define LVT_TIMER_PERIODIC 0x20000u
 #define LVT_TIMER_DEADLINE 0x40000u
 #define MSR_TSC_DEADLINE 0x6e0u
+#define CPUID_1_ECX_TSC_DEADLINE (1u << 24)
 
 #define IOAPIC_GPA UINT64_C(0xfec00000)
 #define IOAPIC_PINS 24u
@@ -66,8 +67,8 @@ volatile uint64_t pit_ticks;
 
 static struct idt_gate idt[256];
 static enum timer_mode timer_mode;
-static uint32_t timer_initial;   /* LAPIC timer counts per tick */
-static uint64_t timer_tsc;       /* TSC cycles per tick */
+static uint32_t timer_initial;     /* LAPIC timer counts per tick */
+static uint64_t timer_tsc;         /* TSC cycles per tick */
 static uint64_t tsc_per_us = 1000; /* a guess until measured */
 
 static uint32_t lapic_read(uint32_t reg)
@@ -234,12 +235,24 @@ static bool pit_wait_for(uint64_t ticks)
     return true;
 }
 
+static bool deadline_mode_offered(void)
+{
+    uint32_t regs[4];
+
+    cpuid(1, regs);
+    return regs[2] & CPUID_1_ECX_TSC_DEADLINE;
+}
+
 bool timers_init(uint32_t tick_ms, enum timer_mode mode, uint64_t lapic_hz)
 {
     uint64_t first_tick, tsc;
     uint32_t left;
 
     timer_mode = mode;
+    if (mode == TIMER_DEADLINE && !deadline_mode_offered()) {
+        print_bad("timer=deadline: CPUID does not offer it, periodic instead");
+        timer_mode = TIMER_PERIODIC;
+    }
     pit_start(tick_ms);
     if (!pit_wait_for(1))
         return false;
@@ -256,8 +269,8 @@ bool timers_init(uint32_t tick_ms, enum timer_mode mode, uint64_t lapic_hz)
     tsc = rdtsc() - tsc;
     lapic_write(LAPIC_TIMER_INITIAL, 0);
 
-    timer_initial = lapic_hz ? (uint32_t)(lapic_hz * tick_ms / 1000)
-                             : (UINT32_MAX - left) / CALIBRATION_TICKS;
+    timer_initial =
+        lapic_hz ? (uint32_t)(lapic_hz * tick_ms / 1000) : (UINT32_MAX - left) / CALIBRATION_TICKS;
     timer_tsc = tsc / CALIBRATION_TICKS;
     tsc_per_us = timer_tsc / (tick_ms * 1000u);
     return timer_initial != 0;
@@ -273,6 +286,7 @@ void timers_start_cpu(void)
 
     lapic_write(LAPIC_TIMER_DIVIDE, 0x0b);
     lapic_write(LAPIC_LVT_TIMER, VECTOR_LAPIC_TIMER | lvt_mode[timer_mode]);
+    __asm__ volatile("mfence" : : : "memory"); /* mode before deadline: Intel SDM 3, 11.5.4.1 */
     if (timer_mode == TIMER_PERIODIC)
         lapic_write(LAPIC_TIMER_INITIAL, timer_initial);
     timer_rearm();

@@ -24,22 +24,22 @@
 #define CR4_OSFXSR_OSXMMEXCPT 0x600u
 #define MSR_PAT 0x277u
 
-/* The bits of the processor's own number that each MSR can hold. */
+/* Each MSR holds `base`, and under `mask` bits that differ from processor to processor. */
 static const struct msr_kind {
     uint32_t index;
     uint64_t mask, base;
 } msr_kinds[] = {
-    { 0x174, 0xfff8, 0 },                               /* SYSENTER_CS */
-    { 0x175, 0x7fffffff, 0 },                           /* SYSENTER_ESP */
-    { 0x176, 0x7fffffff, 0 },                           /* SYSENTER_EIP */
+    { 0x174, 0xfff8, 0 },     /* SYSENTER_CS */
+    { 0x175, 0x7fffffff, 0 }, /* SYSENTER_ESP */
+    { 0x176, 0x7fffffff, 0 }, /* SYSENTER_EIP */
     { MSR_PAT, UINT64_C(0x0101010100000000), UINT64_C(0x0404040400070406) },
-    { 0xc0000081, UINT64_C(0xffffffff00000000), 0 },    /* STAR */
+    { 0xc0000081, UINT64_C(0xffffffff00000000), 0 },                        /* STAR */
     { 0xc0000082, UINT64_C(0x7fffffffffff), UINT64_C(0xffff800000000000) }, /* LSTAR */
     { 0xc0000083, UINT64_C(0x7fffffffffff), UINT64_C(0xffff800000000000) }, /* CSTAR */
-    { 0xc0000084, 0xffff, 0 },                          /* FMASK */
-    { 0xc0000100, UINT64_C(0x7fffffffffff), 0 },        /* FS_BASE */
-    { 0xc0000102, UINT64_C(0x7fffffffffff), 0 },        /* KERNEL_GS_BASE */
-    { 0xc0000103, 0xffffffff, 0 },                      /* TSC_AUX */
+    { 0xc0000084, 0xffff, 0 },                                              /* FMASK */
+    { 0xc0000100, UINT64_C(0x7fffffffffff), 0 },                            /* FS_BASE */
+    { 0xc0000102, UINT64_C(0x7fffffffffff), 0 },                            /* KERNEL_GS_BASE */
+    { 0xc0000103, 0xffffffff, 0 },                                          /* TSC_AUX */
 };
 #define MSR_COUNT (sizeof(msr_kinds) / sizeof(msr_kinds[0]))
 
@@ -71,8 +71,8 @@ static struct known_values {
 } known[CPU_MAX];
 
 #define FOR_EACH_XMM(macro)                                                                        \
-    macro(0) macro(1) macro(2) macro(3) macro(4) macro(5) macro(6) macro(7)                        \
-    macro(8) macro(9) macro(10) macro(11) macro(12) macro(13) macro(14) macro(15)
+    macro(0) macro(1) macro(2) macro(3) macro(4) macro(5) macro(6) macro(7) macro(8) macro(9)      \
+        macro(10) macro(11) macro(12) macro(13) macro(14) macro(15)
 #define XMM_LOAD(n) "movdqu " #n "*16(%0), %%xmm" #n "\n"
 #define XMM_STORE(n) "movdqu %%xmm" #n ", " #n "*16(%0)\n"
 #define DR_WRITE(n, value) __asm__ volatile("mov %0, %%dr" #n : : "r"(value))
@@ -156,8 +156,8 @@ static bool check_xmm(const struct known_values *values, uint32_t cpu)
     for (unsigned i = 0; i < XMM_COUNT; i++) {
         if (now[i].low == values->xmm[i].low && now[i].high == values->xmm[i].high)
             continue;
-        print_bad("cpu %u xmm%u is %016lx%016lx want %016lx%016lx", cpu, i, now[i].high,
-                  now[i].low, values->xmm[i].high, values->xmm[i].low);
+        print_bad("cpu %u xmm%u is %016lx%016lx want %016lx%016lx", cpu, i, now[i].high, now[i].low,
+                  values->xmm[i].high, values->xmm[i].low);
         ok = false;
     }
     return ok;

@@ -49,13 +49,17 @@ struct choice {
 };
 
 static const struct choice exit_choices[] = {
-    { "poweroff", POWER_OFF },       { "reset", POWER_RESET },
-    { "triple", POWER_TRIPLE_FAULT }, { "halt", POWER_HALT },
+    { "poweroff", POWER_OFF },
+    { "reset", POWER_RESET },
+    { "triple", POWER_TRIPLE_FAULT },
+    { "halt", POWER_HALT },
     { 0, 0 },
 };
 static const struct choice timer_choices[] = {
-    { "periodic", TIMER_PERIODIC }, { "oneshot", TIMER_ONESHOT },
-    { "deadline", TIMER_DEADLINE }, { 0, 0 },
+    { "periodic", TIMER_PERIODIC },
+    { "oneshot", TIMER_ONESHOT },
+    { "deadline", TIMER_DEADLINE },
+    { 0, 0 },
 };
 static const struct choice check_choices[] = { { "slice", false }, { "full", true }, { 0, 0 } };
 static const struct choice place_choices[] = { { "random", false }, { "linear", true }, { 0, 0 } };
@@ -97,16 +101,13 @@ static bool parse_number(const char *text, uint64_t *ret_value)
         value = value * base + digit;
     }
     switch (*text) {
-    case 'G':
-        value <<= 10; /* fall through */
-    case 'M':
-        value <<= 10; /* fall through */
+    case 'G': value <<= 10; /* fall through */
+    case 'M': value <<= 10; /* fall through */
     case 'K':
         value <<= 10;
         text++;
         break;
-    default:
-        break;
+    default: break;
     }
     *ret_value = value;
     return word_ends(text);

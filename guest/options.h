@@ -14,7 +14,7 @@ struct options {
     uint32_t cpus;
     uint64_t seed;
 
-    uint64_t mem_size; /* UINT64_MAX: all there is */
+    uint64_t mem_size;  /* UINT64_MAX: all there is */
     uint64_t fill_size; /* UINT64_MAX: as much as mem_size */
     uint32_t fill_run, fill_step, fill_words;
     uint32_t dirty_pages, zero_pages;

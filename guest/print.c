@@ -59,20 +59,14 @@ static void add_formatted(struct line *line, const char *format, va_list args)
             format++;
         }
         switch (*format) {
-        case 's':
-            add_string(line, va_arg(args, const char *));
-            break;
-        case 'c':
-            add_char(line, (char)va_arg(args, int));
-            break;
+        case 's': add_string(line, va_arg(args, const char *)); break;
+        case 'c': add_char(line, (char)va_arg(args, int)); break;
         case 'u':
         case 'x':
             value = is_long ? va_arg(args, uint64_t) : va_arg(args, uint32_t);
             add_number(line, value, *format == 'x' ? 16 : 10, min_digits);
             break;
-        default:
-            add_char(line, *format);
-            break;
+        default: add_char(line, *format); break;
         }
     }
 }

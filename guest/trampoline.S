@@ -2,8 +2,8 @@
  * trampoline.S - how an application processor gets from real mode to C.
  *
  * smp.c copies trampoline_start..trampoline_end to TRAMPOLINE_GPA, writes the page table root into
- * trampoline_cr3's copy, and sends INIT and SIPI. The processor wakes with CS = gpa >> 4, IP = 0, and
- * goes to 64-bit mode in one step: PAE and LME first, then PE and PG together.
+ * the copy of trampoline_cr3, and sends INIT and SIPI. The processor wakes with CS = gpa >> 4 and
+ * IP = 0, and goes to 64-bit mode in one step: PAE and LME first, then PE and PG together.
  * Processors are started one by one, so one trampoline_stack is enough.
  */
     .text

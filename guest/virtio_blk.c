@@ -2,8 +2,8 @@
  * virtio_blk.c - the disks, and the proof that each request is done exactly once.
  *
  * Writes carry sequence numbers 1, 2, 3 ... and go round a ring of sectors: number s to sector
- * 1 + (s - 1) % ring, so the disk itself shows afterwards which were done. Reads fetch a sector that
- * was written before and compare all of it. Requests stay in flight across counts; no two in
+ * 1 + (s - 1) % ring, so the disk itself shows afterwards which were done. Reads fetch a sector
+ * that was written before and compare all of it. Requests stay in flight across counts; no two in
  * flight touch the same sector.
  *
  *     FREE --post--> POSTED --used ring, in the interrupt--> DONE --checked, main loop--> FREE
@@ -11,7 +11,7 @@
  * A used entry for a slot that is not POSTED is a DOUBLE; a slot POSTED for longer than lost_ms is
  * LOST, and stays so. Slots are taken in turn, so that a doubled completion meets a FREE slot.
  *
- * On a read-only disk nothing is known of the contents; there a sector must read the same each time.
+ * On a read-only disk nothing is known of the contents; there a sector must always read the same.
  */
 #include "virtio_blk.h"
 

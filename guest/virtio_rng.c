@@ -79,8 +79,7 @@ static bool check_completed(void)
         posted = false;
         completed = false;
         done++;
-    } else if (posted &&
-               (cpu_this()->lapic_ticks - posted_at) * config.tick_ms >= config.lost_ms) {
+    } else if (posted && (cpu_this()->lapic_ticks - posted_at) * config.tick_ms >= config.lost_ms) {
         print_bad("rng LOST");
         posted_at = cpu_this()->lapic_ticks;
         ok = false;

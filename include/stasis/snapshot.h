@@ -2,7 +2,8 @@
  *
  * A snapshot file appears whole or not at all: it is written to a private temporary file in the
  * destination's directory, synced, renamed, and the directory is synced (doc/design.md, D4). After
- * any failure the old file of that name is untouched and nothing is left behind.
+ * any failure the old file of that name is untouched and nothing is left behind (but when only the
+ * sync of the directory fails, the new file stands already: a power loss may bring the old one back).
  *
  * Threads: one stasis_snapshot may be read by any number of threads; open and close once. */
 #ifndef STASIS_SNAPSHOT_H

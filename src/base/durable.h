@@ -25,6 +25,9 @@ struct durable_file {
  * other things; a symlink itself is replaced only when it points to a regular file, by replacing
  * what it points to). */
 int durable_begin(struct durable_file *file, const char *path, struct stasis_error *err);
+/* After a failure the old file stands and durable_abort() removes the new one, with one exception:
+ * when only the last step fails, the directory's fsync, the new file is under the name, whole, but
+ * a power loss may bring the old one back. */
 int durable_commit(struct durable_file *file, struct stasis_error *err);
 /* After begin, whether it failed or not, and after commit: safe to call always; drops what is left. */
 void durable_abort(struct durable_file *file);

@@ -25,55 +25,51 @@ static void set(void *context, enum cbor_kind kind, uint64_t value, const uint8_
     *(struct cbor_token *)context = (struct cbor_token){ kind, value, bytes };
 }
 
-static void on_uint8(void *context, uint8_t value) { set(context, CBOR_KIND_UINT, value, NULL); }
-static void on_uint16(void *context, uint16_t value) { set(context, CBOR_KIND_UINT, value, NULL); }
-static void on_uint32(void *context, uint32_t value) { set(context, CBOR_KIND_UINT, value, NULL); }
-static void on_uint64(void *context, uint64_t value) { set(context, CBOR_KIND_UINT, value, NULL); }
-static void on_negint8(void *context, uint8_t value)
-{
-    set(context, CBOR_KIND_NEGATIVE, value, NULL);
-}
-static void on_negint16(void *context, uint16_t value)
-{
-    set(context, CBOR_KIND_NEGATIVE, value, NULL);
-}
-static void on_negint32(void *context, uint32_t value)
-{
-    set(context, CBOR_KIND_NEGATIVE, value, NULL);
-}
-static void on_negint64(void *context, uint64_t value)
-{
-    set(context, CBOR_KIND_NEGATIVE, value, NULL);
-}
-static void on_bytes(void *context, cbor_data bytes, size_t size)
-{
-    set(context, CBOR_KIND_BYTES, size, bytes);
-}
-static void on_text(void *context, cbor_data bytes, size_t size)
-{
-    set(context, CBOR_KIND_TEXT, size, bytes);
-}
-static void on_array(void *context, size_t count) { set(context, CBOR_KIND_ARRAY, count, NULL); }
-static void on_map(void *context, size_t count) { set(context, CBOR_KIND_MAP, count, NULL); }
-static void on_tag(void *context, uint64_t number) { set(context, CBOR_KIND_TAG, number, NULL); }
-static void on_bool(void *context, bool value) { set(context, CBOR_KIND_BOOL, value, NULL); }
-static void on_null(void *context) { set(context, CBOR_KIND_NULL, 0, NULL); }
-static void on_undefined(void *context) { set(context, CBOR_KIND_SIMPLE, 0, NULL); }
-static void on_float(void *context, float value)
-{
-    (void)value;
-    set(context, CBOR_KIND_FLOAT, 0, NULL);
-}
-static void on_double(void *context, double value)
-{
-    (void)value;
-    set(context, CBOR_KIND_FLOAT, 0, NULL);
-}
-static void on_open_bytes(void *context) { set(context, CBOR_KIND_OPEN_BYTES, 0, NULL); }
-static void on_open_text(void *context) { set(context, CBOR_KIND_OPEN_TEXT, 0, NULL); }
-static void on_open_array(void *context) { set(context, CBOR_KIND_OPEN_ARRAY, 0, NULL); }
-static void on_open_map(void *context) { set(context, CBOR_KIND_OPEN_MAP, 0, NULL); }
-static void on_break(void *context) { set(context, CBOR_KIND_BREAK, 0, NULL); }
+#define ON_NUMBER(name, type, kind)                                                                \
+    static void name(void *context, type number)                                                   \
+    {                                                                                              \
+        set(context, kind, number, NULL);                                                          \
+    }
+#define ON_STRING(name, kind)                                                                      \
+    static void name(void *context, cbor_data bytes, size_t size)                                  \
+    {                                                                                              \
+        set(context, kind, size, bytes);                                                           \
+    }
+#define ON_MARK(name, kind)                                                                        \
+    static void name(void *context)                                                                \
+    {                                                                                              \
+        set(context, kind, 0, NULL);                                                               \
+    }
+#define ON_FLOAT(name, type)                                                                       \
+    static void name(void *context, type number) /* nobody here wants one; it can be skipped */    \
+    {                                                                                              \
+        (void)number;                                                                              \
+        set(context, CBOR_KIND_FLOAT, 0, NULL);                                                    \
+    }
+
+ON_NUMBER(on_uint8, uint8_t, CBOR_KIND_UINT)
+ON_NUMBER(on_uint16, uint16_t, CBOR_KIND_UINT)
+ON_NUMBER(on_uint32, uint32_t, CBOR_KIND_UINT)
+ON_NUMBER(on_uint64, uint64_t, CBOR_KIND_UINT)
+ON_NUMBER(on_negint8, uint8_t, CBOR_KIND_NEGATIVE)
+ON_NUMBER(on_negint16, uint16_t, CBOR_KIND_NEGATIVE)
+ON_NUMBER(on_negint32, uint32_t, CBOR_KIND_NEGATIVE)
+ON_NUMBER(on_negint64, uint64_t, CBOR_KIND_NEGATIVE)
+ON_NUMBER(on_array, size_t, CBOR_KIND_ARRAY)
+ON_NUMBER(on_map, size_t, CBOR_KIND_MAP)
+ON_NUMBER(on_tag, uint64_t, CBOR_KIND_TAG)
+ON_NUMBER(on_bool, bool, CBOR_KIND_BOOL)
+ON_STRING(on_bytes, CBOR_KIND_BYTES)
+ON_STRING(on_text, CBOR_KIND_TEXT)
+ON_MARK(on_null, CBOR_KIND_NULL)
+ON_MARK(on_undefined, CBOR_KIND_SIMPLE)
+ON_MARK(on_open_bytes, CBOR_KIND_OPEN_BYTES)
+ON_MARK(on_open_text, CBOR_KIND_OPEN_TEXT)
+ON_MARK(on_open_array, CBOR_KIND_OPEN_ARRAY)
+ON_MARK(on_open_map, CBOR_KIND_OPEN_MAP)
+ON_MARK(on_break, CBOR_KIND_BREAK)
+ON_FLOAT(on_float, float)
+ON_FLOAT(on_double, double)
 
 static const struct cbor_callbacks callbacks = {
     .uint8 = on_uint8,

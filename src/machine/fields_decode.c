@@ -352,9 +352,8 @@ static size_t find_field(const struct stasis_table *table, const struct seen *se
 static int skip_unknown(struct decoder *decoder, const struct stasis_table *table,
                         const struct cbor_token *key, const struct walk_path *path)
 {
-    const struct walk_path member = {
-        .parent = path, .name = (const char *)key->bytes, .name_size = key->value
-    };
+    const struct walk_path member =
+        walk_member_sized(path, (const char *)key->bytes, key->value);
     const enum cbor_result result = cbor_reader_skip(&decoder->reader);
 
     return result == CBOR_READ_OK ? 0 : fail_read(decoder, result, table, &member);

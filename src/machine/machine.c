@@ -93,8 +93,9 @@ static int check_label(const char *what, const char *text, size_t size, struct s
     if (length == size)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
                            "the device's %s is longer than %zu bytes", what, size - 1);
-    if (!walk_is_utf8(text, length))
-        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the device's %s is not UTF-8", what);
+    if (!walk_is_label(text, length))
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "the device's %s is not UTF-8 without control characters", what);
     return 0;
 }
 

@@ -122,6 +122,21 @@ bool walk_is_utf8(const void *bytes, size_t size)
     return true;
 }
 
+bool walk_is_label(const char *bytes, size_t size)
+{
+    const uint8_t *at = (const uint8_t *)bytes;
+    const uint8_t *const end = at + size;
+
+    while (at < end) {
+        const size_t length = utf8_sequence(at, (size_t)(end - at));
+
+        if (length == 0 || is_control(at, length))
+            return false;
+        at += length;
+    }
+    return true;
+}
+
 size_t walk_text_length(const char *text, size_t size)
 {
     const size_t length = strnlen(text, size);
@@ -134,11 +149,17 @@ static unsigned depth_of(const struct walk_path *path)
     return path ? path->depth : 0;
 }
 
-struct walk_path walk_member(const struct walk_path *parent, const char *name)
+struct walk_path walk_member_sized(const struct walk_path *parent, const char *name,
+                                   size_t name_size)
 {
     return (struct walk_path){
-        .parent = parent, .name = name, .name_size = strlen(name), .depth = depth_of(parent) + 1
+        .parent = parent, .name = name, .name_size = name_size, .depth = depth_of(parent) + 1
     };
+}
+
+struct walk_path walk_member(const struct walk_path *parent, const char *name)
+{
+    return walk_member_sized(parent, name, strlen(name));
 }
 
 struct walk_path walk_element(const struct walk_path *parent, size_t index)

@@ -41,6 +41,9 @@ struct walk_path {
 };
 
 struct walk_path walk_member(const struct walk_path *parent, const char *name);
+/* A name from outside, `name_size` bytes. */
+struct walk_path walk_member_sized(const struct walk_path *parent, const char *name,
+                                   size_t name_size);
 struct walk_path walk_element(const struct walk_path *parent, size_t index);
 struct walk_path walk_keyed(const struct walk_path *parent, const struct stasis_table *table,
                             const void *element);
@@ -65,6 +68,8 @@ void walk_scalar_text(const struct stasis_field *field, uint64_t value, struct w
 /* Bytes before the NUL of a TEXT member, or SIZE_MAX when there is none within `size`. */
 size_t walk_text_length(const char *text, size_t size);
 bool walk_is_utf8(const void *bytes, size_t size);
+/* UTF-8 without control characters: may be part of a sentence on a terminal. */
+bool walk_is_label(const char *bytes, size_t size);
 
 static inline const uint8_t *walk_place(const void *object, size_t offset)
 {

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "base/error.h"
@@ -24,6 +25,7 @@ static void *worker_main(void *arg)
 {
     struct worker *worker = arg;
 
+    pthread_setname_np(pthread_self(), worker->name);
     pthread_mutex_lock(&worker->lock);
     while (!worker->stopping) {
         if (must_wait(worker)) {
@@ -44,11 +46,12 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-void worker_init(struct worker *worker, worker_round_fn *round, void *arg)
+void worker_init(struct worker *worker, const char *name, worker_round_fn *round, void *arg)
 {
     pthread_condattr_t attr;
 
     *worker = (struct worker){ .round = round, .arg = arg, .resting = true };
+    snprintf(worker->name, sizeof(worker->name), "%s", name);
     pthread_mutex_init(&worker->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -69,13 +72,13 @@ void worker_release(struct worker *worker)
     pthread_mutex_destroy(&worker->lock);
 }
 
-int worker_start(struct worker *worker, const char *name, struct stasis_error *err)
+int worker_start(struct worker *worker, struct stasis_error *err)
 {
     int r = 0;
 
     pthread_mutex_lock(&worker->lock);
     if (!worker->has_thread) {
-        r = thread_start(&worker->thread, worker_main, worker, name, err);
+        r = thread_start(&worker->thread, worker_main, worker, worker->name, err);
         worker->has_thread = r == 0;
     }
     if (r == 0) {

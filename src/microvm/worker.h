@@ -27,6 +27,7 @@ struct worker {
     worker_round_fn *round;
     void *arg;
     pthread_t thread;
+    char name[16]; /* shows in ps */
     bool has_thread;
     bool kicked;         /* a round is due */
     bool busy;           /* a round runs */
@@ -35,12 +36,13 @@ struct worker {
     unsigned hold_count; /* worker_hold() calls not yet let go */
 };
 
-void worker_init(struct worker *worker, worker_round_fn *round, void *arg);
+/* `name` is cut to 15 bytes. */
+void worker_init(struct worker *worker, const char *name, worker_round_fn *round, void *arg);
 /* Ends the thread, after the round that runs. */
 void worker_release(struct worker *worker);
 
-/* Make the thread where there is none yet, end the rest, kick. `name` shows in ps, at most 15 bytes. */
-int worker_start(struct worker *worker, const char *name, struct stasis_error *err);
+/* Make the thread where there is none yet, end the rest, kick. */
+int worker_start(struct worker *worker, struct stasis_error *err);
 /* Rest; 0 when no round runs any more, -ETIMEDOUT when one still does at `deadline_ns`
  * (CLOCK_MONOTONIC). Either way worker_start() ends it. */
 int worker_rest(struct worker *worker, uint64_t deadline_ns);

@@ -46,7 +46,7 @@ cat > "$root/bin/power-off" <<'SCRIPT'
 #!/bin/sh
 echo "init: power off"
 touch /tmp/ending
-killall -9 hashcount
+killall -q -9 hashcount
 poweroff -f
 SCRIPT
 printf '#!/bin/sh\nexec /bin/power-off >/dev/ttyS0 2>&1\n' > "$root/etc/acpi/PWRF/00000080"

@@ -40,7 +40,7 @@ mount -t tmpfs -o size=75% tmpfs /tmp
 mount -t tmpfs tmpfs /dev/shm
 export PATH=/bin:/usr/bin HOME=/tmp LD_LIBRARY_PATH=@LIBRARY_PATH@ @ENVIRONMENT@
 ip link set lo up
-for module in /lib/modules/*.ko; do insmod "$module" $(eval echo \$opt_$(basename "$module" .ko | sed "s/^[0-9]*-//; s/-/_/g")); done
+for module in /lib/modules/*.ko; do insmod "$module"; done
 [ -c /dev/kvm ] || echo "nested: /dev/kvm is missing" > /dev/ttyS1
 cd /tmp
 exec </dev/null >/dev/ttyS1 2>&1
@@ -257,7 +257,9 @@ def parse(argv):
     option("--env", action="append", default=[], metavar="NAME=VALUE")
     option("--timeout", type=int, default=600, metavar="SECONDS", help="for all of it (600)")
     option("--mem", default="3G", help="memory of the machine (3G)")
-    option("--smp", type=int, default=2, help="its CPUs (2)")
+    # With two, QEMU 7.2 loses interrupts of nested guests now and then, or delivers one while the
+    # global interrupt flag is clear: the guest stands still, or the outer kernel dies.
+    option("--smp", type=int, default=1, help="its CPUs (1; more are not reliable, see source)")
     option("--log", metavar="FILE", help="also write the output here, the console to FILE.console")
     option("--verbose", action="store_true", help="say on stderr how long the parts took")
     option("--qemu", default="qemu-system-x86_64")

@@ -149,7 +149,7 @@ static void xxh3_128_of_a_long_input_is_the_published_one(void **state)
     memset(data, 0, 65536);
     digest_xxh3_128(data, 65536, digest);
     free(data);
-    assert_hex(digest, sizeof(digest), "@LONG@");
+    assert_hex(digest, sizeof(digest), "fd5ee061c8433a0f33b202d302b65caa");
 }
 
 static void hex_is_lower_case_and_ends(void **state)

@@ -102,25 +102,20 @@ static int write_full(int fd, const struct format_content *content, struct encod
     return r;
 }
 
-/* After the sync: before it, a file system may not have decided yet. */
-static int count_allocated(int fd, uint64_t *ret_size, struct stasis_error *err)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) < 0)
-        return stasis_fail_errno(err, "stat the snapshot");
-    *ret_size = (uint64_t)st.st_blocks * 512;
-    return 0;
-}
-
 static int commit(struct durable_file *file, struct stasis_save_report *report,
                   struct stasis_error *err)
 {
     const uint64_t begin_us = now_us();
+    struct stat st;
     int r = durable_commit(file, err);
 
+    if (r < 0)
+        return r;
     report->sync_us = now_us() - begin_us;
-    return r < 0 ? r : count_allocated(file->fd, &report->file_allocated, err);
+    /* Asked after the sync, for before it a file system may not have decided yet. */
+    if (fstat(file->fd, &st) == 0)
+        report->file_allocated = (uint64_t)st.st_blocks * 512;
+    return 0;
 }
 
 static int native_save(const char *path, const struct format_content *content,

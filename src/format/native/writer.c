@@ -132,7 +132,7 @@ int native_writer_append_digests(struct native_writer *writer, uint32_t index,
     struct native_section *chunked = &writer->sections[index];
     struct native_section *section, *index_section;
     auto_free uint8_t *index_data = NULL;
-    size_t index_size;
+    size_t index_size = 0;
     int r;
 
     if ((r = make_index(writer, digests, &index_data, &index_size, err)) < 0 ||

@@ -1,19 +1,12 @@
 /*
- * device.c - what all devices share: being freed, and getting their state in and out of a machine.
+ * device_state.c - a device's state on its way into a machine and back out.
  *
  * The state comes out of a snapshot file and is hostile: here it is found, its version checked and
  * its encoding decoded; whether the values make sense is for each device to say.
  */
-#include "microvm/device.h"
-
-#include "base/error.h"
 #include "microvm/device_state.h"
 
-void device_free(struct device *device)
-{
-    if (device)
-        device->ops->free(device);
-}
+#include "base/error.h"
 
 int device_save_state(const struct device *device, uint32_t version,
                       const struct stasis_table *table, const void *state,

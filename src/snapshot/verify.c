@@ -1,0 +1,19 @@
+/*
+ * verify.c - check every digest of an open snapshot; how is its format's business.
+ */
+#include "base/error.h"
+#include "base/pool.h"
+#include "snapshot/handle.h"
+
+int stasis_verify(const struct stasis_snapshot *snapshot,
+                  const struct stasis_verify_options *options,
+                  struct stasis_verify_report *ret_report, struct stasis_error *err)
+{
+    struct stasis_verify_options complete = { 0 };
+
+    if (options)
+        complete = *options;
+    if (complete.thread_count == 0)
+        complete.thread_count = pool_default_threads(JOB_THREADS_MAX);
+    return snapshot->codec->verify(snapshot->image, &complete, ret_report, err);
+}
