@@ -13,10 +13,11 @@ BUILD = build
 PREFIX =
 DESTDIR =
 SUITE =
-export DESTDIR PREFIX SUITE
+MESON_FLAGS = # for a new build folder, e.g. -Dwerror=true
+export DESTDIR PREFIX
 
 all: deps
-	@scripts/build.sh $(BUILD)
+	@scripts/build.sh $(BUILD) $(MESON_FLAGS)
 
 deps:
 	@scripts/install-deps.sh
@@ -37,6 +38,6 @@ check-format:
 	@scripts/check-format
 
 clean:
-	rm -rf $(BUILD)
+	@scripts/build.sh --remove $(BUILD)
 
 .PHONY: all deps test demo bench install check-format clean

@@ -19,3 +19,8 @@ else
     unset DESTDIR
 fi
 meson install -C "$build" --no-rebuild
+
+# So that other programs find the library at once; not needed by stasis itself.
+if [ -z "${DESTDIR:-}" ] && [ "$(id -u)" -eq 0 ]; then
+    ldconfig
+fi

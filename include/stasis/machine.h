@@ -82,7 +82,7 @@ STASIS_API int stasis_machine_check(const struct stasis_machine *machine,
 /* One difference between two machines. */
 struct stasis_difference {
     const char *path; /* "x86_64.vcpus[1].regs.rip"; valid during the callback only */
-    const char *a;    /* the two values as text, "absent" where one side has none */
+    const char *a;    /* the two values as text, strings in quotes; absent where there is none */
     const char *b;
 };
 /** @return 0 to go on, anything else to stop the comparison */

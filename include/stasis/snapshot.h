@@ -96,6 +96,16 @@ struct stasis_snapshot_info {
 };
 
 /**
+ * Tell which format a file is of, by its content alone. It need not be sound: a damaged snapshot has
+ * a format still.
+ *
+ * @param ret_format  "native"; static storage; untouched on failure
+ * @return 0; -ENOENT; -EACCES; -EINVAL STASIS_ERR_NOT_REGULAR; -EBADMSG STASIS_ERR_BAD_MAGIC no
+ *         known format; -EIO
+ */
+STASIS_API int stasis_identify(const char *path, const char **ret_format, struct stasis_error *err);
+
+/**
  * Open a snapshot: check its superblock, section table, machine state and layout, with their
  * digests and the root that binds them. Guest memory is not read: the cost does not depend on RAM
  * size. The file may be replaced on disk afterwards, the handle keeps the one it opened.

@@ -3,6 +3,7 @@
  *
  * The text lives in the caller's struct and nothing allocates, so reporting a failure cannot fail.
  */
+#define STASIS_BASE_ERROR_C /* the functions are defined here, under their own names */
 #include "base/error.h"
 
 #include <stdarg.h>

@@ -41,4 +41,20 @@ enum stasis_code stasis_code_from_name(const char *name);
 /* The positive errno that belongs to a code; 0 for STASIS_OK, EIO for a number of no code. */
 int stasis_code_errno(enum stasis_code code);
 
+/* The static analyzer does not look into error.c; told that failures are negative, it does not take
+ * them for success. Nothing of this is in a build. */
+#if defined(__clang_analyzer__) && !defined(STASIS_BASE_ERROR_C)
+static inline int stasis_is_negative(int result)
+{
+    if (result >= 0)
+        __builtin_unreachable();
+    return result;
+}
+#define stasis_fail(...) stasis_is_negative(stasis_fail(__VA_ARGS__))
+#define stasis_fail_errno(...) stasis_is_negative(stasis_fail_errno(__VA_ARGS__))
+#define stasis_fail_errno_as(...) stasis_is_negative(stasis_fail_errno_as(__VA_ARGS__))
+#define stasis_fail_memory(...) stasis_is_negative(stasis_fail_memory(__VA_ARGS__))
+#define stasis_wrap(...) stasis_is_negative(stasis_wrap(__VA_ARGS__))
+#endif
+
 #endif

@@ -7,6 +7,7 @@
 #include "cli/client.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,14 +22,17 @@
 
 #define ANSWER_MAX (256u * 1024) /* bytes, headers included */
 
+/* --- the request ------------------------------------------------------------------------------- */
+
 static int connect_socket(const char *socket_path, int *ret_fd, struct stasis_error *err)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
     auto_fd fd = -1;
 
-    if (strlen(socket_path) >= sizeof(address.sun_path))
+    /* An empty name would be a socket outside of the file system. */
+    if (socket_path[0] == '\0' || strlen(socket_path) >= sizeof(address.sun_path))
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "socket path '%.40s...' is %zu bytes, at most %zu work", socket_path,
+                           "socket path '%.40s' is %zu bytes, 1 to %zu work", socket_path,
                            strlen(socket_path), sizeof(address.sun_path) - 1);
     memcpy(address.sun_path, socket_path, strlen(socket_path) + 1);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -55,26 +59,41 @@ static int send_all(int fd, const char *data, size_t size, struct stasis_error *
     return 0;
 }
 
-static int send_request(int fd, const char *method, const char *path, json_object *body,
-                        struct stasis_error *err)
+static int send_head_and_body(int fd, const struct client_request *request,
+                              struct stasis_error *err)
 {
     const char *text =
-        body ? json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN) : "";
-    auto_free char *request = NULL;
-    const int size = asprintf(&request,
-                              "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                              "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-                              method, path, strlen(text), text);
+        request->body ? json_object_to_json_string_ext(request->body, JSON_C_TO_STRING_PLAIN) : "";
+    char *message = NULL;
+    int size, r;
 
-    if (size < 0) {
-        request = NULL;
+    if (!text)
         return stasis_fail_memory(err, "a request");
-    }
-    return send_all(fd, request, (size_t)size, err);
+    size = asprintf(&message,
+                    "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                    "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                    request->method, request->path, strlen(text), text);
+    if (size < 0)
+        return stasis_fail_memory(err, "a request");
+    r = send_all(fd, message, (size_t)size, err);
+    free(message);
+    return r;
+}
+
+/* --- the answer -------------------------------------------------------------------------------- */
+
+/* Wait for the next bytes, or for their end, and tell the caller how time goes by. */
+static void wait_readable(int fd, const struct client_request *request)
+{
+    struct pollfd readable = { .fd = fd, .events = POLLIN };
+
+    while (request->tick && poll(&readable, 1, CLIENT_TICK_MS) == 0)
+        request->tick(request->tick_arg);
 }
 
 /* Everything up to the end of the connection, which "Connection: close" asked for. */
-static int receive_answer(int fd, char **ret_text, struct stasis_error *err)
+static int receive_answer(int fd, const struct client_request *request, char **ret_text,
+                          struct stasis_error *err)
 {
     auto_free char *text = malloc(ANSWER_MAX + 1);
     size_t size = 0;
@@ -82,14 +101,17 @@ static int receive_answer(int fd, char **ret_text, struct stasis_error *err)
     if (!text)
         return stasis_fail_memory(err, "an answer");
     for (;;) {
-        const ssize_t got = recv(fd, text + size, ANSWER_MAX - size, 0);
+        ssize_t got;
 
+        wait_readable(fd, request);
+        got = recv(fd, text + size, ANSWER_MAX - size, 0);
         if (got < 0 && errno == EINTR)
             continue;
+        /* A server that refused before it had read all resets the connection after its answer. */
+        if (got == 0 || (got < 0 && errno == ECONNRESET && size > 0))
+            break;
         if (got < 0)
             return stasis_fail_errno(err, "receive answer");
-        if (got == 0)
-            break;
         size += (size_t)got;
         if (size == ANSWER_MAX)
             return stasis_fail(err, STASIS_ERR_PROTOCOL, "the answer is over %u bytes",
@@ -114,12 +136,28 @@ static const char *find_header(const char *headers, const char *body, const char
     return NULL;
 }
 
-/* Content-Length, where there is one, agrees with what was received. */
+/* Content-Length, where there is one, agrees with what was received; no other framing is known. */
 static bool body_is_whole(const char *headers, const char *body)
 {
     const char *length = find_header(headers, body, "Content-Length");
 
+    if (find_header(headers, body, "Transfer-Encoding"))
+        return false;
     return !length || strtoul(length, NULL, 10) == strlen(body);
+}
+
+/* One JSON value and nothing else. */
+static json_object *parse_body(const char *body)
+{
+    json_tokener *tokener = json_tokener_new();
+    json_object *value = NULL;
+
+    if (!tokener)
+        return NULL;
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    value = json_tokener_parse_ex(tokener, body, (int)strlen(body) + 1);
+    json_tokener_free(tokener);
+    return value;
 }
 
 /* The code that the server named, which must be one that we know. */
@@ -162,34 +200,28 @@ static int read_answer(const char *text, json_object **ret_body, struct stasis_e
     body += 4;
     if (!body_is_whole(text, body))
         return stasis_fail(err, STASIS_ERR_PROTOCOL, "the answer was cut short");
-    if (*body) {
-        answer = json_tokener_parse(body);
-        if (!answer)
-            return stasis_fail(err, STASIS_ERR_PROTOCOL, "the answer's body is not JSON");
-    }
+    answer = *body ? parse_body(body) : NULL;
     if (status < 200 || status > 299)
         result = refusal(refusal_code(text, body), status, answer, err);
+    else if (*body && !json_object_is_type(answer, json_type_object))
+        result = stasis_fail(err, STASIS_ERR_PROTOCOL, "the answer's body is not a JSON object");
     else if (ret_body)
         *ret_body = take_ptr(answer);
     json_object_put(answer);
     return result;
 }
 
-int client_request(const char *socket_path, const char *method, const char *path,
-                   json_object *body, json_object **ret_body, struct stasis_error *err)
+int client_send(const struct client_request *request, json_object **ret_body,
+                struct stasis_error *err)
 {
     auto_fd fd = -1;
     auto_free char *text = NULL;
     int r;
 
-    r = connect_socket(socket_path, &fd, err);
-    if (r < 0)
-        return r;
-    r = send_request(fd, method, path, body, err);
-    if (r < 0)
-        return r;
-    r = receive_answer(fd, &text, err);
-    if (r < 0)
-        return r;
-    return read_answer(text, ret_body, err);
+    r = connect_socket(request->socket_path, &fd, err);
+    if (r == 0)
+        r = send_head_and_body(fd, request, err);
+    if (r == 0)
+        r = receive_answer(fd, request, &text, err);
+    return r < 0 ? r : read_answer(text, ret_body, err);
 }

@@ -1,5 +1,8 @@
 /*
- * command.c - option tables on getopt_long, help, and how failures are told.
+ * command.c - option tables on getopt_long, help, and how answers and failures are told.
+ *
+ * Every subcommand speaks through this file, so what a script may rely on (exit status, where text goes,
+ * the shape of a failure) is decided here once. It touches the three standard streams and nothing else.
  */
 #include "cli/command.h"
 
@@ -7,11 +10,19 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <stasis/snapshot.h>
+
+#include "base/cleanup.h"
 #include "base/digest.h"
+#include "base/text.h"
+
+/* Set in what getopt_long() gives for a long option, so that "--json=x" and "-j" differ in optopt. */
+#define LONG_FORM 0x100
+
+/* --- options and help ------------------------------------------------------------------------- */
 
 static void print_usage(FILE *out, const struct command *command)
 {
@@ -55,17 +66,34 @@ static void fill_getopt_tables(const struct command *command, struct option *lon
         longopts[n] = (struct option){ .name = option->name,
                                        .has_arg = option->argument ? required_argument
                                                                    : no_argument,
-                                       .val = option->key };
+                                       .val = LONG_FORM | option->key };
         if (option->letter) {
             *shortopts++ = option->key;
             if (option->argument)
                 *shortopts++ = ':';
         }
     }
-    longopts[n++] = (struct option){ .name = "help", .val = CLI_OPTION_HELP };
+    longopts[n++] = (struct option){ .name = "help", .val = LONG_FORM | CLI_OPTION_HELP };
     longopts[n] = (struct option){ 0 };
     *shortopts++ = CLI_OPTION_HELP;
     *shortopts = '\0';
+}
+
+/* getopt_long() has just found fault with an option: `kind` is what it returned. */
+static void report_bad_option(const struct command *command, int kind, char *const *argv)
+{
+    const char *word = argv[optind - 1];
+
+    if (kind == ':' && (optopt & LONG_FORM))
+        cli_misused(command, "option '%s' needs an argument", word);
+    else if (kind == ':')
+        cli_misused(command, "option '-%c' needs an argument", optopt);
+    else if (optopt == 0)
+        cli_misused(command, "unknown or ambiguous option '%s'", word);
+    else if (optopt & LONG_FORM)
+        cli_misused(command, "option '%.*s' takes no argument", (int)strcspn(word, "="), word);
+    else
+        cli_misused(command, "unknown option '-%c'", optopt);
 }
 
 int cli_next_option(const struct command *command, int argc, char **argv)
@@ -77,22 +105,16 @@ int cli_next_option(const struct command *command, int argc, char **argv)
     fill_getopt_tables(command, longopts, shortopts);
     opterr = 0;
     key = getopt_long(argc, argv, shortopts, longopts, NULL);
-    switch (key) {
-    case -1: return CLI_OPTION_END;
-    case CLI_OPTION_HELP: print_help(command); return CLI_OPTION_HELP;
-    case ':':
-        cli_misused(command, "option '%s' needs an argument", argv[optind - 1]);
+    if (key == -1)
+        return CLI_OPTION_END;
+    if (key == '?' || key == ':') {
+        report_bad_option(command, key, argv);
         return CLI_OPTION_BAD;
-    case '?':
-        if (optopt != 0 && strncmp(argv[optind - 1], "--", 2) == 0)
-            cli_misused(command, "option '%s' takes no argument", argv[optind - 1]);
-        else if (optopt != 0)
-            cli_misused(command, "unknown option '-%c'", optopt);
-        else
-            cli_misused(command, "unknown option '%s'", argv[optind - 1]);
-        return CLI_OPTION_BAD;
-    default: return key;
     }
+    key &= ~LONG_FORM;
+    if (key == CLI_OPTION_HELP)
+        print_help(command);
+    return key;
 }
 
 int cli_option_exit(int key)
@@ -100,50 +122,106 @@ int cli_option_exit(int key)
     return key == CLI_OPTION_HELP ? cli_flush_answer() : CLI_MISUSED;
 }
 
+/* --- answers and failures ----------------------------------------------------------------------- */
+
+/* What went wrong, from all that the program may say: `text` is changed. */
+static void print_complaint(const char *command_name, char *text)
+{
+    text_make_printable(text);
+    fprintf(stderr, "stasis %s: %s\n", command_name, text);
+}
+
 int cli_misused(const struct command *command, const char *fmt, ...)
 {
+    char text[STASIS_ERROR_TEXT_SIZE];
     va_list args;
 
-    fprintf(stderr, "stasis %s: ", command->name);
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
-    fputc('\n', stderr);
+    print_complaint(command->name, text);
     print_usage(stderr, command);
     return CLI_MISUSED;
 }
 
-int cli_failed(const struct command *command, bool json, const struct stasis_error *err)
+static void print_failure_json(const char *format, const struct stasis_error *err)
 {
-    if (json) {
-        json_object *answer = json_object_new_object();
+    json_object *answer = json_object_new_object();
 
-        json_object_object_add(answer, "ok", json_object_new_boolean(false));
-        json_object_object_add(answer, "error",
-                               json_object_new_string(stasis_code_name(err->code)));
-        json_object_object_add(answer, "message", json_object_new_string(err->text));
-        cli_print_json(answer);
-    } else {
-        fprintf(stderr, "stasis %s: %s\n", command->name, err->text);
-    }
+    json_object_object_add(answer, "ok", json_object_new_boolean(false));
+    json_object_object_add(answer, "format", cli_json_text(format));
+    json_object_object_add(answer, "error", cli_json_text(stasis_code_name(err->code)));
+    json_object_object_add(answer, "message", cli_json_text(err->text));
+    (void)cli_print_json(answer); /* the command has failed already */
+}
+
+int cli_failed(const struct command *command, bool json, const char *format,
+               const struct stasis_error *err)
+{
+    struct stasis_error copy = *err;
+
+    if (json)
+        print_failure_json(format, err);
+    else
+        print_complaint(command->name, copy.text);
     return CLI_FAILED;
+}
+
+int cli_failed_on_file(const struct command *command, bool json, const char *path,
+                       const struct stasis_error *err)
+{
+    const char *format = NULL;
+
+    (void)stasis_identify(path, &format, NULL);
+    return cli_failed(command, json, format, err);
 }
 
 int cli_flush_answer(void)
 {
+    errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout))
         return CLI_DONE;
-    fprintf(stderr, "stasis: write to standard output: %s\n", strerror(errno));
+    fprintf(stderr, "stasis: write to standard output: %s\n",
+            errno ? strerror(errno) : "part of it was not taken");
     return CLI_FAILED;
 }
 
 int cli_print_json(json_object *object)
 {
-    puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN |
-                                                    JSON_C_TO_STRING_NOSLASHESCAPE));
+    const char *text = json_object_to_json_string_ext(
+        object, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+
+    if (text)
+        puts(text);
     json_object_put(object);
+    if (!text) {
+        fprintf(stderr, "stasis: out of memory for an answer\n");
+        return CLI_FAILED;
+    }
     return cli_flush_answer();
 }
+
+json_object *cli_json_text(const char *text)
+{
+    auto_free char *copy = text ? strdup(text) : NULL;
+
+    if (!copy)
+        return NULL;
+    text_make_utf8(copy);
+    return json_object_new_string(copy);
+}
+
+void cli_print_safely(FILE *out, const char *text)
+{
+    auto_free char *copy = strdup(text);
+
+    if (!copy)
+        return;
+    text_make_printable(copy);
+    fputs(copy, out);
+}
+
+/* --- numbers ------------------------------------------------------------------------------------ */
 
 bool cli_parse_number(const char *text, uint64_t max, uint64_t *ret_value)
 {
@@ -176,13 +254,15 @@ bool cli_parse_size(const char *text, uint64_t *ret_bytes)
         digits[length - 1] = '\0';
         shift = 10u * (unsigned)(unit - units + 1);
     }
-    return cli_parse_number(digits, UINT64_MAX >> shift, &value) &&
-           (*ret_bytes = value << shift, true);
+    if (!cli_parse_number(digits, UINT64_MAX >> shift, &value))
+        return false;
+    *ret_bytes = value << shift;
+    return true;
 }
 
 void cli_format_id(const uint8_t *id, char text[65])
 {
-    digest_hex(id, 32, text);
+    digest_hex(id, STASIS_ID_SIZE, text);
 }
 
 void cli_format_bytes(uint64_t bytes, char *text)

@@ -2,12 +2,16 @@
  *
  * Answers go to stdout, talk to stderr, progress only to a terminal. Exit status: 0 done, 1 failed,
  * 2 misused. With --json the answer is one JSON object on one line; a failure is
- * {"ok":false,"error":"<stable code name>","message":"..."}. */
+ *
+ *     {"ok":false,"format":"native" or null,"error":"<stable code name>","message":"..."}
+ */
 #ifndef STASIS_CLI_COMMAND_H
 #define STASIS_CLI_COMMAND_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <json-c/json_object.h>
 
@@ -50,20 +54,32 @@ extern const struct command cmd_verify;
 enum { CLI_OPTION_END = -1, CLI_OPTION_BAD = 0, CLI_OPTION_HELP = 'h' };
 
 /* The key of the next option (its argument is in optarg), or one of the three above. A bad option
- * has been reported, help has been printed: return CLI_MISUSED or CLI_DONE. */
+ * has been reported, help has been printed: return cli_option_exit() of it. */
 int cli_next_option(const struct command *command, int argc, char **argv);
 
-/* What the three above mean for the exit status. */
+/* What CLI_OPTION_BAD and CLI_OPTION_HELP mean for the exit status. */
 int cli_option_exit(int key);
 
 /* Says what was wrong and one usage line. Returns CLI_MISUSED. */
 int cli_misused(const struct command *command, const char *fmt, ...) STASIS_PRINTF(2, 3);
 
-/* Says why it failed, once: on stdout as JSON, on stderr as text otherwise. Returns CLI_FAILED. */
-int cli_failed(const struct command *command, bool json, const struct stasis_error *err);
+/* Says why it failed, once: on stdout as JSON, on stderr as text otherwise. `format` is that of the
+ * snapshot it was about, NULL where there is none. Returns CLI_FAILED. */
+int cli_failed(const struct command *command, bool json, const char *format,
+               const struct stasis_error *err);
+
+/* The same for a failure about the file at `path`, whose format is told by its content. */
+int cli_failed_on_file(const struct command *command, bool json, const char *path,
+                       const struct stasis_error *err);
 
 /* Print an object on one line of stdout and drop it. CLI_DONE, or CLI_FAILED when stdout fails. */
 int cli_print_json(json_object *object);
+
+/* Text of any origin as a JSON string: what is not UTF-8 becomes '?'. NULL stays null. */
+json_object *cli_json_text(const char *text);
+
+/* Text of any origin for people: what a terminal could take as a command becomes '?'. */
+void cli_print_safely(FILE *out, const char *text);
 
 /* Flush stdout: CLI_DONE, or CLI_FAILED with a message when the answer did not arrive. */
 int cli_flush_answer(void);

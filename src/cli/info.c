@@ -1,5 +1,8 @@
 /*
  * info.c - `stasis info`: what a snapshot is, without reading its memory.
+ *
+ * Names and texts come from the file and are anybody's: they are made fit for a terminal and for JSON
+ * before they are printed.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -15,22 +18,23 @@ static const char *digest_name(enum stasis_digest_kind kind)
     return kind == STASIS_DIGEST_SHA256 ? "sha256" : "xxh3-128";
 }
 
-/* RFC 3339 in UTC with milliseconds. */
+/* RFC 3339 in UTC with milliseconds; also before 1970, which a file may claim. */
 static void format_time(int64_t time_ns, char *text, size_t size)
 {
-    const time_t seconds = (time_t)(time_ns / 1000000000);
+    const int64_t ms = time_ns / 1000000 - (time_ns % 1000000 < 0);
+    const time_t seconds = (time_t)(ms / 1000 - (ms % 1000 < 0));
     struct tm utc;
     char day[40];
 
     if (!gmtime_r(&seconds, &utc) || strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &utc) == 0)
         snprintf(text, size, "unknown");
     else
-        snprintf(text, size, "%s.%03dZ", day, (int)(time_ns / 1000000 % 1000));
+        snprintf(text, size, "%s.%03dZ", day, (int)(ms - (int64_t)seconds * 1000));
 }
 
 static void add_text(json_object *object, const char *key, const char *value)
 {
-    json_object_object_add(object, key, json_object_new_string(value));
+    json_object_object_add(object, key, cli_json_text(value));
 }
 
 static void add_number(json_object *object, const char *key, uint64_t value)
@@ -119,17 +123,10 @@ static void print_bytes(const char *name, uint64_t bytes)
     printf("%-10s %" PRIu64 " bytes (%s)\n", name, bytes, text);
 }
 
-/* Names come from the file: what a terminal could take as a command is shown as '?'. */
-static void print_safely(const char *text)
-{
-    for (; *text; text++)
-        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
-}
-
 static void print_labelled(const char *name, const char *text)
 {
     printf("%-10s ", name);
-    print_safely(text);
+    cli_print_safely(stdout, text);
     putchar('\n');
 }
 
@@ -157,17 +154,17 @@ static int print_info_text(const struct stasis_snapshot_info *info,
                info->regions[i].size);
     for (size_t i = 0; i < machine->devices_count; i++) {
         printf("device     ");
-        print_safely(machine->devices[i].kind);
+        cli_print_safely(stdout, machine->devices[i].kind);
         putchar(' ');
-        print_safely(machine->devices[i].id);
+        cli_print_safely(stdout, machine->devices[i].id);
         putchar('\n');
     }
     printf("host       ");
-    print_safely(host->hypervisor);
+    cli_print_safely(stdout, host->hypervisor);
     printf(", Linux ");
-    print_safely(host->kernel_release);
+    cli_print_safely(stdout, host->kernel_release);
     printf(", ");
-    print_safely(host->cpu_model[0] ? host->cpu_model : host->cpu_vendor);
+    cli_print_safely(stdout, host->cpu_model[0] ? host->cpu_model : host->cpu_vendor);
     printf(", TSC %u kHz\n", host->tsc_khz);
     printf("digest     %s\n", digest_name(info->digest));
     print_bytes("file", info->file_size);
@@ -190,7 +187,7 @@ static int info_run(const struct command *command, int argc, char **argv)
     if (argc - optind != 1)
         return cli_misused(command, "expected one FILE, got %d", argc - optind);
     if (stasis_open(argv[optind], &snapshot, &err) < 0)
-        return cli_failed(command, json, &err);
+        return cli_failed_on_file(command, json, argv[optind], &err);
     result = json ? print_info_json(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot))
                   : print_info_text(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot));
     stasis_close(snapshot);

@@ -2,7 +2,8 @@
  * progress.c - the progress line.
  *
  * Written to stderr and only when that is a terminal; first after half a second, then at most ten
- * times a second, so short work stays silent and long work costs nothing.
+ * times a second, so short work stays silent and long work costs nothing. Whoever begins a line must end
+ * it, or what is said next is written over it.
  */
 #include "cli/progress.h"
 
@@ -28,18 +29,25 @@ void progress_begin(struct progress *progress, const char *verb)
                                    .on_terminal = isatty(STDERR_FILENO) == 1 };
 }
 
+bool progress_is_due(const struct progress *progress)
+{
+    const int64_t now = now_ns();
+
+    return progress->on_terminal && now - progress->begun_ns >= FIRST_AFTER_NS &&
+           now - progress->shown_ns >= EVERY_NS;
+}
+
 int progress_step(void *arg, uint64_t done, uint64_t total)
 {
     struct progress *progress = arg;
-    const int64_t now = now_ns();
 
-    if (!progress->on_terminal || now - progress->begun_ns < FIRST_AFTER_NS ||
-        now - progress->shown_ns < EVERY_NS)
+    if (!progress_is_due(progress))
         return 0;
-    progress->shown_ns = now;
+    progress->shown_ns = now_ns();
     fprintf(stderr, "\r%s: %3u%% of %llu MiB, %.0f s", progress->verb,
             total ? (unsigned)((double)done / (double)total * 100) : 100u,
-            (unsigned long long)(total >> 20), (double)(now - progress->begun_ns) / 1e9);
+            (unsigned long long)(total >> 20),
+            (double)(progress->shown_ns - progress->begun_ns) / 1e9);
     fflush(stderr);
     return 0;
 }

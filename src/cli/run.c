@@ -1,11 +1,12 @@
 /*
  * run.c - `stasis run`: boot a guest in a microVM, in the foreground.
+ *
+ * Only turns options into a configuration: whether a kernel is a kernel and a disk is there is the microVM's
+ * to find out, and is a failure, not a misuse.
  */
 #include <getopt.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "base/cleanup.h"
 #include "cli/session.h"
 
 #define DEFAULT_MEMORY (UINT64_C(128) << 20)
@@ -20,7 +21,7 @@ struct run_request {
     bool machine_given; /* --cpus or --memory */
 };
 
-/* "id=ID,path=PATH[,readonly]"; the path is the rest of its part, so it may not hold a comma.
+/* "id=ID,path=PATH[,readonly]"; parts end at a comma, so a path with one in it cannot be given.
  * Cuts `text` into the strings that `ret_drive` points to. */
 static bool parse_drive(char *text, struct microvm_drive *ret_drive)
 {
@@ -45,12 +46,18 @@ static bool parse_drive(char *text, struct microvm_drive *ret_drive)
 
 static int add_drive(struct run_request *request, char *text)
 {
+    const struct command *command = request->session.command;
+    struct microvm_drive drive;
+
     if (request->drive_count == MICROVM_DRIVE_MAX)
-        return cli_misused(request->session.command, "at most %d disks", MICROVM_DRIVE_MAX);
-    if (!parse_drive(text, &request->drives[request->drive_count]))
-        return cli_misused(request->session.command,
-                           "--disk takes id=ID,path=PATH[,readonly]");
-    request->drive_count++;
+        return cli_misused(command, "at most %d disks", MICROVM_DRIVE_MAX);
+    if (!parse_drive(text, &drive))
+        return cli_misused(command, "--disk takes id=ID,path=PATH[,readonly]");
+    for (size_t i = 0; i < request->drive_count; i++) {
+        if (strcmp(request->drives[i].id, drive.id) == 0)
+            return cli_misused(command, "disk '%s' is given twice", drive.id);
+    }
+    request->drives[request->drive_count++] = drive;
     return CLI_DONE;
 }
 
@@ -104,15 +111,15 @@ static int run_vm(struct run_request *request)
 {
     struct session *session = &request->session;
     struct stasis_error err = { 0 };
-    int result;
+    int r = session_begin(session, &err);
 
-    if (session_begin(session, &err) < 0 || configure(request, &err) < 0 ||
-        (request->boot.kernel_path && microvm_start(session->vm, &err) < 0))
-        result = cli_failed(session->command, session->json, &err);
-    else
-        result = session_wait(session);
-    session_end(session);
-    return result;
+    if (r == 0)
+        r = configure(request, &err);
+    if (r == 0 && request->boot.kernel_path)
+        r = microvm_start(session->vm, &err);
+    if (r == 0)
+        r = session_wait(session, &err);
+    return session_end(session, r, &err);
 }
 
 static int run_run(const struct command *command, int argc, char **argv)

@@ -1,21 +1,27 @@
 /*
  * save.c - `stasis save`: have a microVM write itself to a file.
  *
- * The control socket creates snapshots of paused microVMs only, as Firecracker's does. A running one is
- * paused for the save and resumed afterwards, whatever came of it.
+ * One request does all of it: the microVM pauses itself, saves, and goes on. Were it several, a client
+ * that is killed in between would leave the guest standing still for ever.
  */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "cli/client.h"
 #include "cli/command.h"
-#include "cli/vm_state.h"
+#include "cli/progress.h"
+
+/* What the server tells of the snapshot, in the order in which we pass it on. */
+static const char *const report_numbers[] = {
+    "memory_bytes", "data_bytes", "zero_bytes", "file_bytes", "file_allocated_bytes",
+    "memory_us",    "sync_us",    "total_us",   "pause_us",
+};
+#define REPORT_NUMBER_COUNT (sizeof(report_numbers) / sizeof(report_numbers[0]))
 
 /* The server's working directory is not ours. */
 static int make_absolute(const char *path, char **ret_path, struct stasis_error *err)
@@ -23,6 +29,8 @@ static int make_absolute(const char *path, char **ret_path, struct stasis_error 
     auto_free char *cwd = path[0] == '/' ? strdup("") : getcwd(NULL, 0);
     char *absolute;
 
+    if (path[0] == '\0')
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the name of the file is empty");
     if (!cwd)
         return stasis_fail_errno(err, "find the working directory");
     if (asprintf(&absolute, "%s%s%s", cwd, path[0] == '/' ? "" : "/", path) < 0)
@@ -31,90 +39,145 @@ static int make_absolute(const char *path, char **ret_path, struct stasis_error 
     return 0;
 }
 
-static int create_snapshot(const char *socket_path, const char *path, struct stasis_error *err)
+/* --- the request ------------------------------------------------------------------------------- */
+
+struct wait {
+    const char *socket_path;
+    struct progress line;
+};
+
+static bool get_number(json_object *object, const char *key, uint64_t *ret_number)
 {
+    json_object *value;
+
+    if (!json_object_object_get_ex(object, key, &value) ||
+        !json_object_is_type(value, json_type_int))
+        return false;
+    *ret_number = json_object_get_uint64(value);
+    return true;
+}
+
+/* Ask how far the save is, on a connection of its own; there may be none any more. */
+static void show_progress(void *arg)
+{
+    struct wait *wait = arg;
+    const struct client_request question = { .socket_path = wait->socket_path,
+                                             .method = "GET",
+                                             .path = "/snapshot/progress" };
+    json_object *answer = NULL;
+    uint64_t done, total;
+
+    if (!progress_is_due(&wait->line) || client_send(&question, &answer, NULL) < 0)
+        return;
+    if (get_number(answer, "done_bytes", &done) && get_number(answer, "total_bytes", &total))
+        progress_step(&wait->line, done, total);
+    json_object_put(answer);
+}
+
+static int create_snapshot(const char *socket_path, const char *path, json_object **ret_report,
+                           struct stasis_error *err)
+{
+    struct wait wait = { .socket_path = socket_path };
     json_object *body = json_object_new_object();
+    const struct client_request request = { .socket_path = socket_path,
+                                            .method = "PUT",
+                                            .path = "/snapshot/create",
+                                            .body = body,
+                                            .tick = show_progress,
+                                            .tick_arg = &wait };
     int r;
 
-    json_object_object_add(body, "snapshot_type", json_object_new_string("Full"));
     json_object_object_add(body, "snapshot_path", json_object_new_string(path));
-    r = client_request(socket_path, "PUT", "/snapshot/create", body, NULL, err);
+    json_object_object_add(body, "pause_vm", json_object_new_boolean(true));
+    progress_begin(&wait.line, "saving");
+    r = client_send(&request, ret_report, err);
+    progress_end(&wait.line);
     json_object_put(body);
     return r;
 }
 
-static uint64_t now_us(void)
-{
-    struct timespec now;
+/* --- the answer -------------------------------------------------------------------------------- */
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+/* The server is not trusted: a report that lacks something is none. */
+static int check_report(json_object *report, struct stasis_error *err)
+{
+    json_object *id = NULL;
+    uint64_t number;
+
+    if (!json_object_object_get_ex(report, "id", &id) || !json_object_is_type(id, json_type_string))
+        return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no id of the snapshot");
+    for (size_t i = 0; i < REPORT_NUMBER_COUNT; i++) {
+        if (!get_number(report, report_numbers[i], &number))
+            return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no '%s' of the snapshot",
+                               report_numbers[i]);
+    }
+    return 0;
 }
 
-/* Pauses where needed, and undoes just that. `ret_pause_us` is 0 when it was paused before. */
-static int save_vm(const char *socket_path, const char *path, uint64_t *ret_pause_us,
-                   struct stasis_error *err)
+static const char *report_id(json_object *report)
 {
-    struct stasis_error resume_err = { 0 };
-    uint64_t begun_us;
-    bool was_running;
-    int r;
-
-    r = vm_state_is_running(socket_path, &was_running, err);
-    if (r < 0)
-        return r;
-    begun_us = now_us();
-    if (was_running) {
-        r = vm_state_change(socket_path, "Paused", err);
-        if (r < 0)
-            return r;
-    }
-    r = create_snapshot(socket_path, path, err);
-    if (was_running) {
-        const int resumed = vm_state_change(socket_path, "Resumed", &resume_err);
-
-        if (r == 0 && resumed < 0) {
-            *err = resume_err;
-            return stasis_wrap(err, resumed, "saved, but not resumed");
-        }
-    }
-    if (r == 0)
-        *ret_pause_us = was_running ? now_us() - begun_us : 0;
-    return r;
+    return json_object_get_string(json_object_object_get(report, "id"));
 }
 
-static int print_report(const char *socket_path, const char *path, uint64_t pause_us, bool json,
-                        const struct command *command)
+static uint64_t report_number(json_object *report, const char *key)
 {
-    struct stasis_error err = { 0 };
-    json_object *report = NULL, *id = NULL, *data = NULL, *allocated = NULL;
-    char data_text[32], allocated_text[32];
+    uint64_t number = 0;
 
-    if (client_request(socket_path, "GET", "/snapshot", NULL, &report, &err) < 0)
-        return cli_failed(command, json, &err);
-    if (json) {
-        json_object_object_add(report, "ok", json_object_new_boolean(true));
-        json_object_object_add(report, "path", json_object_new_string(path));
-        json_object_object_add(report, "pause_us", json_object_new_uint64(pause_us));
-        return cli_print_json(report);
-    }
-    json_object_object_get_ex(report, "id", &id);
-    json_object_object_get_ex(report, "data_bytes", &data);
-    json_object_object_get_ex(report, "file_allocated_bytes", &allocated);
-    cli_format_bytes(json_object_get_uint64(data), data_text);
-    cli_format_bytes(json_object_get_uint64(allocated), allocated_text);
-    printf("%s: id %.16s, %s of data, %s on disk, paused %.1f ms\n", path,
-           json_object_get_string(id), data_text, allocated_text, (double)pause_us / 1000);
-    json_object_put(report);
+    (void)get_number(report, key, &number); /* there, by check_report() */
+    return number;
+}
+
+static int print_report_json(const char *path, json_object *report)
+{
+    json_object *answer = json_object_new_object();
+
+    json_object_object_add(answer, "ok", json_object_new_boolean(true));
+    json_object_object_add(answer, "path", cli_json_text(path));
+    json_object_object_add(answer, "id", cli_json_text(report_id(report)));
+    for (size_t i = 0; i < REPORT_NUMBER_COUNT; i++)
+        json_object_object_add(answer, report_numbers[i],
+                               json_object_new_uint64(report_number(report, report_numbers[i])));
+    return cli_print_json(answer);
+}
+
+static int print_report_text(const char *path, json_object *report)
+{
+    char data[32], allocated[32];
+
+    cli_format_bytes(report_number(report, "data_bytes"), data);
+    cli_format_bytes(report_number(report, "file_allocated_bytes"), allocated);
+    cli_print_safely(stdout, path);
+    fputs(": id ", stdout);
+    cli_print_safely(stdout, report_id(report));
+    printf(", %s of data, %s on disk, paused %.1f ms\n", data, allocated,
+           (double)report_number(report, "pause_us") / 1000);
     return cli_flush_answer();
+}
+
+static int save_vm(const struct command *command, const char *socket_path, const char *output,
+                   bool json)
+{
+    auto_free char *path = NULL;
+    json_object *report = NULL;
+    struct stasis_error err = { 0 };
+    int r, result;
+
+    r = make_absolute(output, &path, &err);
+    if (r == 0)
+        r = create_snapshot(socket_path, path, &report, &err);
+    if (r == 0)
+        r = check_report(report, &err);
+    if (r < 0)
+        result = cli_failed(command, json, NULL, &err);
+    else
+        result = json ? print_report_json(path, report) : print_report_text(path, report);
+    json_object_put(report);
+    return result;
 }
 
 static int save_run(const struct command *command, int argc, char **argv)
 {
     const char *socket_path = NULL, *output = NULL;
-    auto_free char *path = NULL;
-    struct stasis_error err = { 0 };
-    uint64_t pause_us = 0;
     bool json = false;
     int key;
 
@@ -130,10 +193,7 @@ static int save_run(const struct command *command, int argc, char **argv)
         return cli_misused(command, "unexpected operand '%s'", argv[optind]);
     if (!socket_path || !output)
         return cli_misused(command, "--socket and --output are needed");
-    if (make_absolute(output, &path, &err) < 0 ||
-        save_vm(socket_path, path, &pause_us, &err) < 0)
-        return cli_failed(command, json, &err);
-    return print_report(socket_path, path, pause_us, json, command);
+    return save_vm(command, socket_path, output, json);
 }
 
 static const struct cli_option options[] = {

@@ -2,14 +2,12 @@
  * session.c - a microVM in the foreground, from its making to its exit status.
  *
  * Power-off by the guest and a signal from outside are orderly ends (0); a crashed guest is a failure (1).
+ * Nothing is said before the microVM is gone: until then the terminal is the guest's, in raw mode.
  */
 #include "cli/session.h"
 
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
-
-#include "microvm/api.h"
 
 /* What the signal handler stops; one session a process. */
 static _Atomic(struct microvm *) signalled_vm;
@@ -71,11 +69,22 @@ int session_option(struct session *session, int key, const char *argument)
 
 int session_begin(struct session *session, struct stasis_error *err)
 {
-    const int r = microvm_new(&session->options, &session->vm, err);
+    int r = microvm_new(&session->options, &session->vm, err);
 
+    if (r < 0)
+        return r;
+    if (session->socket_path)
+        r = api_server_new(session->socket_path, session->vm, &session->server, err);
     if (r == 0)
         catch_signals(session->vm);
     return r;
+}
+
+int session_wait(struct session *session, struct stasis_error *err)
+{
+    const int r = session->server ? api_server_run(session->server, err) : 0;
+
+    return r < 0 ? r : microvm_wait(session->vm, &session->exit, err);
 }
 
 static const char *exit_name(enum microvm_exit reason)
@@ -89,7 +98,7 @@ static const char *exit_name(enum microvm_exit reason)
     }
 }
 
-static int tell_end(const struct session *session, enum microvm_exit reason)
+static int tell_end(const struct session *session)
 {
     json_object *answer;
 
@@ -97,30 +106,18 @@ static int tell_end(const struct session *session, enum microvm_exit reason)
         return CLI_DONE;
     answer = json_object_new_object();
     json_object_object_add(answer, "ok", json_object_new_boolean(true));
-    json_object_object_add(answer, "exit", json_object_new_string(exit_name(reason)));
+    json_object_object_add(answer, "exit", json_object_new_string(exit_name(session->exit)));
     return cli_print_json(answer);
 }
 
-int session_wait(struct session *session)
+int session_end(struct session *session, int result, const struct stasis_error *err)
 {
-    struct api_server *server = NULL;
-    struct stasis_error err = { 0 };
-    enum microvm_exit reason;
-    int r;
-
-    if (session->socket_path &&
-        api_server_start(session->socket_path, session->vm, &server, &err) < 0)
-        return cli_failed(session->command, session->json, &err);
-    r = microvm_wait(session->vm, &reason, &err);
-    api_server_stop(server);
-    if (r < 0)
-        return cli_failed(session->command, session->json, &err);
-    return tell_end(session, reason);
-}
-
-void session_end(struct session *session)
-{
+    api_server_free(session->server); /* first: requests use the microVM */
     catch_signals(NULL);
     microvm_free(session->vm);
-    session->vm = NULL;
+    if (result == 0)
+        return tell_end(session);
+    if (session->snapshot_path)
+        return cli_failed_on_file(session->command, session->json, session->snapshot_path, err);
+    return cli_failed(session->command, session->json, NULL, err);
 }

@@ -1,18 +1,26 @@
-/* session.h - a microVM in the foreground: what `stasis run` and `stasis restore` share. */
+/* session.h - a microVM in the foreground: what `stasis run` and `stasis restore` share.
+ *
+ *     session_begin -> configure and start, or load -> session_wait -> session_end
+ *
+ * Whichever of them fails, session_end() comes next, and gives the exit status. */
 #ifndef STASIS_CLI_SESSION_H
 #define STASIS_CLI_SESSION_H
 
 #include <stdbool.h>
 
 #include "cli/command.h"
+#include "microvm/api.h"
 #include "microvm/microvm.h"
 
 struct session {
     const struct command *command;
     struct microvm_options options;
-    const char *socket_path; /* NULL: no control socket */
+    const char *socket_path;   /* NULL: no control socket */
+    const char *snapshot_path; /* what a failure is about, NULL: no snapshot */
     bool json;
-    struct microvm *vm; /* made by session_begin() */
+    struct microvm *vm;        /* made by session_begin() */
+    struct api_server *server; /* made by session_begin(), when there is a socket path */
+    enum microvm_exit exit;    /* set by session_wait() */
 };
 
 /* Options that both commands have, for their tables. */
@@ -33,13 +41,15 @@ int session_option(struct session *session, int key, const char *argument);
 /* Whether `key` is one of the options above. */
 bool session_has_option(int key);
 
-/* Make the microVM and catch SIGINT, SIGTERM and SIGHUP, which end it in order. */
+/* Make the microVM, take the control socket's place (what cannot be served must not run), and catch
+ * SIGINT, SIGTERM and SIGHUP, which end the microVM in order. */
 int session_begin(struct session *session, struct stasis_error *err);
 
-/* Serve the control socket, wait for the end, say how it ended. The exit status. */
-int session_wait(struct session *session);
+/* Serve the control socket and wait for the end. Fails when the guest crashed. */
+int session_wait(struct session *session, struct stasis_error *err);
 
-/* Free the microVM; fine when it was never made. */
-void session_end(struct session *session);
+/* Give everything back, the terminal too, then say how it ended: `result` and `err` are of the first
+ * step that failed, or 0. The exit status. */
+int session_end(struct session *session, int result, const struct stasis_error *err);
 
 #endif

@@ -1,5 +1,7 @@
 /*
  * verify.c - `stasis verify`: check every digest of a snapshot and name what is damaged.
+ *
+ * A verdict is an answer and goes to stdout, also when it is bad; scripts go by the exit status.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -12,24 +14,16 @@
 
 #define DAMAGE_SHOWN 16
 
-static void add_text_or_null(json_object *object, const char *key, const char *value)
-{
-    json_object_object_add(object, key, value ? json_object_new_string(value) : NULL);
-}
-
-/* The stable answer: {"ok", "format", "error", "message"}, null where there is nothing to say. */
-static int print_verdict_json(const char *format, const struct stasis_error *err)
+/* The stable answer of a sound snapshot; that of another one is the failure of every command. */
+static int print_good_json(const char *format)
 {
     json_object *answer = json_object_new_object();
-    const bool ok = err->code == STASIS_OK;
-    int result;
 
-    json_object_object_add(answer, "ok", json_object_new_boolean(ok));
-    add_text_or_null(answer, "format", format);
-    add_text_or_null(answer, "error", ok ? NULL : stasis_code_name(err->code));
-    add_text_or_null(answer, "message", ok ? NULL : err->text);
-    result = cli_print_json(answer);
-    return ok ? result : CLI_FAILED;
+    json_object_object_add(answer, "ok", json_object_new_boolean(true));
+    json_object_object_add(answer, "format", cli_json_text(format));
+    json_object_object_add(answer, "error", NULL);
+    json_object_object_add(answer, "message", NULL);
+    return cli_print_json(answer);
 }
 
 static void print_damage(const struct stasis_verify_options *checked,
@@ -49,38 +43,52 @@ static void print_damage(const struct stasis_verify_options *checked,
     }
     if (report->blocks_bad > shown)
         printf("bad: %" PRIu64 " more\n", report->blocks_bad - shown);
+    (void)cli_flush_answer(); /* before the reason, which goes to stderr; the exit status is 1 anyway */
 }
 
-static int verify_file(const struct command *command, const char *path, bool json)
+static int print_good(const char *path, const struct stasis_verify_report *report)
 {
+    cli_print_safely(stdout, path);
+    printf(": good, %" PRIu64 " blocks and %" PRIu64 " bytes checked\n", report->blocks_checked,
+           report->bytes_checked);
+    return cli_flush_answer();
+}
+
+static int verify_snapshot(const struct command *command, const struct stasis_snapshot *snapshot,
+                           const char *path, bool json)
+{
+    const char *format = stasis_snapshot_info(snapshot)->format;
     struct stasis_damage damage[DAMAGE_SHOWN];
     struct stasis_verify_report report = { 0 };
     struct stasis_error err = { 0 };
-    struct stasis_snapshot *snapshot;
     struct progress progress;
     const struct stasis_verify_options checked = { .progress = progress_step,
                                                    .progress_arg = &progress,
                                                    .damage_max = DAMAGE_SHOWN,
                                                    .damage = damage };
-    const char *format;
+    int r;
+
+    progress_begin(&progress, "verifying");
+    r = stasis_verify(snapshot, &checked, &report, &err);
+    progress_end(&progress);
+    if (r < 0 && !json)
+        print_damage(&checked, &report);
+    if (r < 0)
+        return cli_failed(command, json, format, &err);
+    return json ? print_good_json(format) : print_good(path, &report);
+}
+
+static int verify_file(const struct command *command, const char *path, bool json)
+{
+    struct stasis_snapshot *snapshot;
+    struct stasis_error err = { 0 };
+    int result;
 
     if (stasis_open(path, &snapshot, &err) < 0)
-        return json ? print_verdict_json(NULL, &err) : cli_failed(command, false, &err);
-    format = stasis_snapshot_info(snapshot)->format; /* static storage, outlives the snapshot */
-    progress_begin(&progress, "verifying");
-    (void)stasis_verify(snapshot, &checked, &report, &err);
-    progress_end(&progress);
+        return cli_failed_on_file(command, json, path, &err);
+    result = verify_snapshot(command, snapshot, path, json);
     stasis_close(snapshot);
-    if (json)
-        return print_verdict_json(format, &err);
-    if (err.code != STASIS_OK) {
-        print_damage(&checked, &report);
-        cli_flush_answer();
-        return cli_failed(command, false, &err);
-    }
-    printf("%s: good, %" PRIu64 " blocks and %" PRIu64 " bytes checked\n", path,
-           report.blocks_checked, report.bytes_checked);
-    return cli_flush_answer();
+    return result;
 }
 
 static int verify_run(const struct command *command, int argc, char **argv)

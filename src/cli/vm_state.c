@@ -1,45 +1,38 @@
 /*
- * vm_state.c - `stasis pause` and `stasis resume`, and the questions they share with `stasis save`.
+ * vm_state.c - `stasis pause` and `stasis resume`: one request to the control socket each.
  */
-#include "cli/vm_state.h"
-
 #include <getopt.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "base/error.h"
 #include "cli/client.h"
 #include "cli/command.h"
 
-int vm_state_is_running(const char *socket_path, bool *ret_running, struct stasis_error *err)
-{
-    json_object *answer = NULL, *state = NULL;
-    int r = client_request(socket_path, "GET", "/", NULL, &answer, err);
-
-    if (r < 0)
-        return r;
-    if (json_object_is_type(answer, json_type_object) &&
-        json_object_object_get_ex(answer, "state", &state) &&
-        json_object_is_type(state, json_type_string))
-        *ret_running = strcmp(json_object_get_string(state), "Running") == 0;
-    else
-        r = stasis_fail(err, STASIS_ERR_PROTOCOL, "'GET /' did not tell a state");
-    json_object_put(answer);
-    return r;
-}
-
-int vm_state_change(const char *socket_path, const char *state, struct stasis_error *err)
+/* `state` is "Paused" or "Resumed", as PATCH /vm has it. */
+static int change_state(const char *socket_path, const char *state, struct stasis_error *err)
 {
     json_object *body = json_object_new_object();
+    const struct client_request request = {
+        .socket_path = socket_path, .method = "PATCH", .path = "/vm", .body = body
+    };
     int r;
 
     json_object_object_add(body, "state", json_object_new_string(state));
-    r = client_request(socket_path, "PATCH", "/vm", body, NULL, err);
+    r = client_send(&request, NULL, err);
     json_object_put(body);
     return r;
 }
 
-static int change_run(const struct command *command, int argc, char **argv, const char *state)
+static int print_state(const char *state)
+{
+    json_object *answer = json_object_new_object();
+
+    json_object_object_add(answer, "ok", json_object_new_boolean(true));
+    json_object_object_add(answer, "state", json_object_new_string(state));
+    return cli_print_json(answer);
+}
+
+static int change_run(const struct command *command, int argc, char **argv, const char *request,
+                      const char *state)
 {
     const char *socket_path = NULL;
     struct stasis_error err = { 0 };
@@ -57,28 +50,19 @@ static int change_run(const struct command *command, int argc, char **argv, cons
         return cli_misused(command, "unexpected operand '%s'", argv[optind]);
     if (!socket_path)
         return cli_misused(command, "--socket is needed");
-    if (vm_state_change(socket_path, state, &err) < 0)
-        return cli_failed(command, json, &err);
-    if (json) {
-        json_object *answer = json_object_new_object();
-
-        json_object_object_add(answer, "ok", json_object_new_boolean(true));
-        json_object_object_add(answer, "state", json_object_new_string(
-                                                    strcmp(state, "Paused") == 0 ? "Paused"
-                                                                                 : "Running"));
-        return cli_print_json(answer);
-    }
-    return CLI_DONE;
+    if (change_state(socket_path, request, &err) < 0)
+        return cli_failed(command, json, NULL, &err);
+    return json ? print_state(state) : CLI_DONE;
 }
 
 static int pause_run(const struct command *command, int argc, char **argv)
 {
-    return change_run(command, argc, argv, "Paused");
+    return change_run(command, argc, argv, "Paused", "Paused");
 }
 
 static int resume_run(const struct command *command, int argc, char **argv)
 {
-    return change_run(command, argc, argv, "Resumed");
+    return change_run(command, argc, argv, "Resumed", "Running");
 }
 
 static const struct cli_option options[] = {

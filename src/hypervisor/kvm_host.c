@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "hypervisor/kvm_x86_64.h"
+#include "hypervisor/kvm_x86_64_features.h"
 
 #define MSR_LIST_MAX (STASIS_X86_MSR_MAX - KVM_MSR_EXTRA_MAX - 1024) /* leaves room for MCE banks */
 
@@ -154,20 +155,66 @@ static int probe_msrs(struct stasis_kvm_host *host, int kvm_fd, struct stasis_er
 /* The XSAVE components of KVM's supported CPUID; x87 and SSE go without saying. */
 static uint64_t supported_xcr0(const struct stasis_kvm_host *host)
 {
-    const struct stasis_x86_cpuid *leaf =
-        kvm_cpuid_find(host->cpuid, host->cpuid_count, 0xd, 0);
+    const struct stasis_x86_cpuid *leaf = kvm_cpuid_find(host->cpuid, host->cpuid_count, 0xd, 0);
 
     return 0x3 | (leaf ? leaf->eax | (uint64_t)leaf->edx << 32 : 0);
 }
 
-/* The rate a new vCPU gets is the host's. 0 when KVM will not say. */
-static uint32_t measure_tsc_khz(int kvm_fd)
+/* Only feature bits add up; the rest of CPUID is numbers. */
+static void cpuid_add_features(const struct kvm_cpuid_entry2 *granted,
+                               struct stasis_x86_cpuid *offered)
+{
+    for (size_t i = 0; i < cpuid_feature_word_count; i++) {
+        const struct cpuid_feature_word *word = &cpuid_feature_words[i];
+
+        if (word->function != offered->function || word->index != offered->index)
+            continue;
+        switch (word->reg) {
+        case CPUID_EAX: offered->eax |= granted->eax; break;
+        case CPUID_EBX: offered->ebx |= granted->ebx; break;
+        case CPUID_ECX: offered->ecx |= granted->ecx; break;
+        case CPUID_EDX: offered->edx |= granted->edx; break;
+        }
+    }
+}
+
+/* Add what a vCPU is given without being asked: some software KVMs let the CPU's own features show
+ * through, whatever KVM_GET_SUPPORTED_CPUID says and KVM_SET_CPUID2 asks for. */
+static void add_granted_features(struct stasis_kvm_host *host,
+                                 const struct kvm_cpuid_buffer *granted)
+{
+    for (size_t i = 0; i < host->cpuid_count; i++) {
+        struct stasis_x86_cpuid *offered = &host->cpuid[i];
+
+        for (uint32_t k = 0; k < granted->nent; k++) {
+            const struct kvm_cpuid_entry2 *entry = &granted->entries[k];
+
+            if (entry->function == offered->function && entry->index == offered->index)
+                cpuid_add_features(entry, offered);
+        }
+    }
+}
+
+/* Learn from a vCPU what /dev/kvm does not tell: the host's TSC rate, which is that of a new vCPU, and its
+ * CPUID. Where KVM does not play along there is just less known. */
+static int probe_trial_vcpu(struct stasis_kvm_host *host, int kvm_fd, struct stasis_error *err)
 {
     auto_fd vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
     auto_fd vcpu_fd = vm_fd >= 0 ? ioctl(vm_fd, KVM_CREATE_VCPU, 0) : -1;
     const int khz = vcpu_fd >= 0 ? ioctl(vcpu_fd, KVM_GET_TSC_KHZ, 0) : -1;
+    auto_free struct kvm_cpuid_buffer *buffer = calloc(1, sizeof(*buffer));
 
-    return khz > 0 ? (uint32_t)khz : 0;
+    if (!buffer)
+        return stasis_fail_memory(err, "the supported CPUID");
+    if (khz > 0)
+        host->tsc_khz = (uint32_t)khz;
+    buffer->nent = (uint32_t)host->cpuid_count;
+    for (size_t i = 0; i < host->cpuid_count; i++)
+        kvm_cpuid_to_kvm(&host->cpuid[i], &buffer->entries[i]);
+    if (vcpu_fd >= 0 && ioctl(vcpu_fd, KVM_SET_CPUID2, buffer) == 0 &&
+        ioctl(vcpu_fd, KVM_GET_CPUID2, buffer) == 0)
+        add_granted_features(host, buffer);
+    return 0;
 }
 
 static void copy_cpu_words(char *text, size_t offset, uint32_t word)
@@ -181,10 +228,8 @@ static void probe_cpu_vendor(struct stasis_kvm_host *host)
         const char *name;
         enum kvm_host_vendor vendor;
     } vendors[] = {
-        { "GenuineIntel", KVM_HOST_INTEL },
-        { "CentaurHauls", KVM_HOST_INTEL },
-        { "  Shanghai  ", KVM_HOST_INTEL },
-        { "AuthenticAMD", KVM_HOST_AMD },
+        { "GenuineIntel", KVM_HOST_INTEL }, { "CentaurHauls", KVM_HOST_INTEL },
+        { "  Shanghai  ", KVM_HOST_INTEL }, { "AuthenticAMD", KVM_HOST_AMD },
         { "HygonGenuine", KVM_HOST_AMD },
     };
     char *vendor = host->identity.cpu_vendor;
@@ -247,11 +292,12 @@ static int probe(struct stasis_kvm_host *host, int kvm_fd, struct stasis_error *
         r = probe_msrs(host, kvm_fd, err);
     if (r < 0)
         return r;
+    /* Hardware of the last ten years scales, and spares itself this. */
+    if (!host->has_tsc_scaling)
+        r = probe_trial_vcpu(host, kvm_fd, err);
     host->xcr0 = supported_xcr0(host);
-    if (host->has_tsc_khz && !host->has_tsc_scaling)
-        host->tsc_khz = measure_tsc_khz(kvm_fd);
     host->identity.tsc_khz = host->tsc_khz;
-    return 0;
+    return r;
 }
 
 int stasis_kvm_host_probe(int kvm_fd, struct stasis_kvm_host **ret_host, struct stasis_error *err)

@@ -26,7 +26,7 @@ struct kvm_vcpu {
     uint32_t id;
 };
 
-/* An ioctl that must work; the error names it and the vCPU. KVM_VCPU_IOCTL(&vcpu, KVM_GET_REGS, &regs, err) */
+/* An ioctl that must work: its value, or STASIS_ERR_KVM that names it and the vCPU. */
 int kvm_vcpu_ioctl(const struct kvm_vcpu *vcpu, unsigned long request, const char *request_name,
                    void *arg, struct stasis_error *err);
 #define KVM_VCPU_IOCTL(vcpu, request, arg, err)                                                    \
@@ -48,6 +48,9 @@ int kvm_vm_check(const struct stasis_kvm_vm *vm, struct stasis_error *err);
  * of the VM each time: it grows when the VMM enables a dynamic feature after the host was probed,
  * and the kernel does not look at the size of our buffer. */
 size_t kvm_xsave_size(const struct stasis_kvm_host *host, int vm_fd);
+
+/* No nested state to lose: nothing, or that of a guest outside VMX or SVM operation. */
+bool kvm_nested_is_idle(const struct stasis_x86_vcpu *vcpu);
 
 /* convert: `to_kvm` fills every byte of the kernel's struct, reserved ones with zero. */
 void kvm_regs_from_kvm(const struct kvm_regs *kvm, struct stasis_x86_regs *ret_regs);
@@ -119,8 +122,10 @@ int kvm_msrs_write(const struct stasis_kvm_host *host, const struct kvm_vcpu *vc
 int kvm_msrs_write_late(const struct kvm_vcpu *vcpu, const struct stasis_x86_msr *msrs,
                         size_t count, struct stasis_error *err);
 
-/* One register; false when KVM refuses. */
+/* One register. Reading: false when KVM refuses. */
 bool kvm_msr_read_one(int vcpu_fd, uint32_t index, uint64_t *ret_data);
+int kvm_msr_write_one(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t data,
+                      struct stasis_error *err);
 
 const struct stasis_x86_msr *kvm_msr_find(const struct stasis_x86_msr *msrs, size_t count,
                                           uint32_t index);
@@ -138,9 +143,10 @@ uint64_t kvm_time_elapsed(uint64_t then_ns, uint64_t now_ns);
 /* TSC cycles in `ns` at `khz`, saturating. */
 uint64_t kvm_time_cycles(uint64_t ns, uint32_t khz);
 
-/* The guest's TSC at the moment of `clock`, as near as the machine tells. */
-uint64_t kvm_time_guest_tsc(const struct stasis_x86_clock *clock,
-                            const struct stasis_x86_vcpu *vcpu, uint64_t msr_tsc);
+/* A vCPU's TSC at the moment of `clock`, as near as can be told from its offset and from IA32_TSC
+ * as it was read a little later. */
+uint64_t kvm_time_guest_tsc(const struct stasis_x86_clock *clock, bool has_offset, uint64_t offset,
+                            uint64_t msr_tsc, uint32_t khz);
 
 int kvm_clock_capture(int vm_fd, struct stasis_x86_clock *ret_clock, struct stasis_error *err);
 

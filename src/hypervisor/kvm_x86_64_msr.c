@@ -22,7 +22,7 @@
 #include "base/error.h"
 
 #define MSR_BATCH_MAX 255 /* the kernel's MAX_IO_MSRS is 256, and it wants less */
-#define MCE_BANKS_MAX 32  /* KVM_MAX_MCE_BANKS; a bank has CTL, STATUS, ADDR, MISC, and CTL2 apart */
+#define MCE_BANKS_MAX 32 /* KVM_MAX_MCE_BANKS; a bank has CTL, STATUS, ADDR, MISC, and CTL2 apart */
 #define MCG_CMCI_P (1u << 10) /* IA32_MCG_CAP: banks have CTL2 */
 
 #define GUEST_SSP_REG_ID (KVM_REG_X86 | KVM_REG_SIZE_U64 | (UINT64_C(3) << 32) | 0)
@@ -42,15 +42,15 @@ struct msr_range {
 /* Kept by KVM on any CPU, but missing from the index list of at least one kernel since 5.10. */
 static const struct msr_range common_extras[] = {
     { X86_MSR_TSC, 1 },
-    { 0x48, 1 },   /* IA32_SPEC_CTRL */
+    { 0x48, 1 },            /* IA32_SPEC_CTRL */
     { X86_MSR_MCG_CAP, 3 }, /* with IA32_MCG_STATUS and IA32_MCG_CTL */
-    { 0x1d9, 1 },  /* IA32_DEBUGCTL */
-    { 0x200, 16 }, /* IA32_MTRR_PHYSBASE0 .. PHYSMASK7 */
-    { 0x250, 1 },  /* IA32_MTRR_FIX64K_00000 */
-    { 0x258, 2 },  /* IA32_MTRR_FIX16K_80000, A0000 */
-    { 0x268, 8 },  /* IA32_MTRR_FIX4K_C0000 .. F8000 */
-    { 0x277, 1 },  /* IA32_PAT */
-    { 0x2ff, 1 },  /* IA32_MTRR_DEF_TYPE */
+    { 0x1d9, 1 },           /* IA32_DEBUGCTL */
+    { 0x200, 16 },          /* IA32_MTRR_PHYSBASE0 .. PHYSMASK7 */
+    { 0x250, 1 },           /* IA32_MTRR_FIX64K_00000 */
+    { 0x258, 2 },           /* IA32_MTRR_FIX16K_80000, A0000 */
+    { 0x268, 8 },           /* IA32_MTRR_FIX4K_C0000 .. F8000 */
+    { 0x277, 1 },           /* IA32_PAT */
+    { 0x2ff, 1 },           /* IA32_MTRR_DEF_TYPE */
     { X86_MSR_TSC_DEADLINE, 1 },
     { 0xda0, 1 },      /* IA32_XSS */
     { 0xc0000103, 1 }, /* TSC_AUX */
@@ -182,9 +182,9 @@ static int reader_add(struct msr_reader *reader, const uint32_t *indices, size_t
             return r;
         got = (size_t)r < want ? (size_t)r : want;
         for (size_t i = 0; i < got; i++)
-            reader->msrs[reader->count++] = (struct stasis_x86_msr){
-                .index = batch.entries[i].index, .data = batch.entries[i].data
-            };
+            reader->msrs[reader->count++] =
+                (struct stasis_x86_msr){ .index = batch.entries[i].index,
+                                         .data = batch.entries[i].data };
         next += got < want ? got + 1 : got;
     }
     return 0;
@@ -319,15 +319,15 @@ static int settle_refused(const struct kvm_vcpu *vcpu, const struct kvm_msr_entr
     uint64_t current;
 
     if (!kvm_msr_read_one(vcpu->fd, entry->index, &current))
-        return stasis_fail(err, STASIS_ERR_KVM,
-                           "KVM_SET_MSRS of vCPU %u: this KVM has no MSR 0x%x (to be set to 0x%llx)",
-                           vcpu->id, entry->index, (unsigned long long)entry->data);
+        return stasis_fail(
+            err, STASIS_ERR_KVM,
+            "KVM_SET_MSRS of vCPU %u: this KVM has no MSR 0x%x (to be set to 0x%llx)", vcpu->id,
+            entry->index, (unsigned long long)entry->data);
     if (current == entry->data)
         return 0;
-    return stasis_fail(err, STASIS_ERR_KVM,
-                       "KVM_SET_MSRS of vCPU %u: MSR 0x%x holds 0x%llx and refuses 0x%llx",
-                       vcpu->id, entry->index, (unsigned long long)current,
-                       (unsigned long long)entry->data);
+    return stasis_fail(
+        err, STASIS_ERR_KVM, "KVM_SET_MSRS of vCPU %u: MSR 0x%x holds 0x%llx and refuses 0x%llx",
+        vcpu->id, entry->index, (unsigned long long)current, (unsigned long long)entry->data);
 }
 
 static int writer_flush(struct msr_writer *writer, struct stasis_error *err)
@@ -362,6 +362,16 @@ static int writer_add(struct msr_writer *writer, const struct stasis_x86_msr *ms
     batch->entries[batch->nmsrs++] =
         (struct kvm_msr_entry){ .index = msr->index, .data = msr->data };
     return batch->nmsrs == MSR_BATCH_MAX ? writer_flush(writer, err) : 0;
+}
+
+int kvm_msr_write_one(const struct kvm_vcpu *vcpu, uint32_t index, uint64_t data,
+                      struct stasis_error *err)
+{
+    const struct stasis_x86_msr msr = { .index = index, .data = data };
+    struct msr_writer writer = { .vcpu = vcpu };
+    const int r = writer_add(&writer, &msr, err);
+
+    return r < 0 ? r : writer_flush(&writer, err);
 }
 
 /* Takes effect against kvmclock or the TSC at the moment of writing. */

@@ -6,6 +6,7 @@
  */
 #include "hypervisor/kvm_x86_64.h"
 
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/error.h"
@@ -49,4 +50,16 @@ size_t kvm_xsave_size(const struct stasis_kvm_host *host, int vm_fd)
     const int size = host->has_xsave2 ? ioctl(vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2) : 0;
 
     return size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
+}
+
+bool kvm_nested_is_idle(const struct stasis_x86_vcpu *vcpu)
+{
+    struct kvm_nested_state state;
+
+    if (vcpu->nested_size < sizeof(state))
+        return vcpu->nested_size == 0;
+    memcpy(&state, vcpu->nested, sizeof(state));
+    if (state.format == KVM_STATE_NESTED_FORMAT_SVM)
+        return state.flags == KVM_STATE_NESTED_GIF_SET;
+    return state.flags == 0 && state.hdr.vmx.vmxon_pa == UINT64_MAX;
 }

@@ -62,12 +62,8 @@ static const struct stasis_table device_reg_table =
 #define GIC_LIST(member)                                                                           \
     STASIS_F_LIST(struct stasis_arm64_gic, member, ARM64_GIC_REG_MAX, &device_reg_table, .max = 0)
 static const struct stasis_field gic_fields[] = {
-    GIC(version, U32),
-    GIC(distributor_gpa, U64, HEX),
-    GIC(redistributor_gpa, U64, HEX),
-    GIC(its_gpa, U64, HEX),
-    GIC(irq_count, U32, .max = 1024),
-    GIC_LIST(regs),
+    GIC(version, U32),      GIC(distributor_gpa, U64, HEX),   GIC(redistributor_gpa, U64, HEX),
+    GIC(its_gpa, U64, HEX), GIC(irq_count, U32, .max = 1024), GIC_LIST(regs),
     GIC_LIST(its_regs),
 };
 static const struct stasis_table gic_table = STASIS_TABLE(struct stasis_arm64_gic, gic_fields);

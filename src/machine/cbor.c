@@ -128,13 +128,14 @@ static size_t decode_unassigned(const uint8_t *head, size_t size, struct cbor_to
 
 enum cbor_result cbor_reader_next(struct cbor_reader *reader, struct cbor_token *ret_token)
 {
-    const uint8_t *head = reader->data + reader->offset;
     const size_t left = cbor_reader_left(reader);
     struct cbor_decoder_result result;
+    const uint8_t *head;
     size_t taken;
 
     if (left == 0)
         return CBOR_READ_TRUNCATED;
+    head = reader->data + reader->offset;
     taken = decode_unassigned(head, left, ret_token);
     if (taken == 0) {
         result = cbor_stream_decode(head, left, &callbacks, ret_token);

@@ -12,7 +12,8 @@
 
 #include "base/bytes.h"
 
-#define CBOR_SKIP_DEPTH_MAX 16 /* arrays and maps inside each other that cbor_reader_skip() follows */
+#define CBOR_SKIP_DEPTH_MAX                                                                        \
+    16 /* arrays and maps inside each other that cbor_reader_skip() follows */
 
 enum cbor_kind {
     CBOR_KIND_UINT,

@@ -30,7 +30,7 @@
 #define XSAVE_XCOMP_BV 520
 #define XSAVE_FIRST_EXTENDED 2 /* state components 0 and 1 are in the legacy area */
 
-#define CPUID_XSAVE 0xd /* leaf: sub-leaf i is the place of state component i */
+#define CPUID_XSAVE 0xd            /* leaf: sub-leaf i is the place of state component i */
 #define MXCSR_RESERVED 0xfffd0000u /* bit 17 is AMD's misaligned exception mask */
 
 #define MP_STATE_SIPI_RECEIVED 4 /* KVM_MP_STATE_*: 0 to 4, and 9 */
@@ -171,8 +171,7 @@ static int check_sregs(const struct stasis_x86_vcpu *vcpu, size_t index, struct 
     return check_paging_mode(sregs, index, err);
 }
 
-static int check_nested(const struct stasis_x86_vcpu *vcpu, size_t index,
-                        struct stasis_error *err)
+static int check_nested(const struct stasis_x86_vcpu *vcpu, size_t index, struct stasis_error *err)
 {
     if (vcpu->nested_size == 0)
         return 0;

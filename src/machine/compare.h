@@ -44,15 +44,17 @@ struct compare {
     struct stasis_error *err;
 };
 
-/* Tell of one difference. */
-int compare_report(struct compare *compare, const struct walk_path *path, const char *a,
-                   const char *b);
-
-/* A run of bytes, and where it must not be looked at (size 0: nowhere). */
+/* A run of bytes in one of the two objects. */
 struct compare_bytes {
     const uint8_t *bytes;
     size_t size;
 };
+
+/* Tell of one difference. */
+int compare_report(struct compare *compare, const struct walk_path *path, const char *a,
+                   const char *b);
+
+/* `ticking` is what is not looked at, or NULL. */
 int compare_blobs(struct compare *compare, const struct compare_bytes *a,
                   const struct compare_bytes *b, const struct compare_ticking *ticking,
                   const struct walk_path *path);

@@ -123,7 +123,7 @@ static void item_text(const struct cbor_token *token, char *buf, size_t size)
     else if (token->kind == CBOR_KIND_BOOL)
         walk_text_add(&text, "%s", token->value ? "true" : "false");
     else if (token->kind == CBOR_KIND_TEXT)
-        walk_text_add_outside(&text, token->bytes, token->value);
+        walk_text_add_string(&text, token->bytes, token->value);
     else
         walk_text_add(&text, "%s", cbor_kind_text(token->kind));
 }

@@ -32,8 +32,8 @@ int fields_encode(const struct stasis_table *table, const void *object, struct b
  * failure. STASIS_ERR_CORRUPT (not CBOR, wrong type, missing or duplicate key), STASIS_ERR_INVALID_MACHINE
  * (value out of range), STASIS_ERR_LIMIT, STASIS_ERR_OUT_OF_MEMORY. The text names the path.
  */
-int fields_decode(const struct stasis_table *table, const void *data, size_t size,
-                  void *ret_object, struct stasis_error *err);
+int fields_decode(const struct stasis_table *table, const void *data, size_t size, void *ret_object,
+                  struct stasis_error *err);
 
 /* STASIS_ERR_INVALID_MACHINE or STASIS_ERR_LIMIT, text names the path. */
 int fields_check(const struct stasis_table *table, const void *object, struct stasis_error *err);

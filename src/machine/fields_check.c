@@ -30,8 +30,7 @@ static int check_scalar(const struct stasis_table *table, const struct stasis_fi
 }
 
 static int check_scalars(const struct stasis_table *table, const struct stasis_field *field,
-                         const void *object, const struct walk_path *path,
-                         struct stasis_error *err)
+                         const void *object, const struct walk_path *path, struct stasis_error *err)
 {
     const size_t size = walk_scalar_size(field->kind);
 

@@ -23,8 +23,8 @@
 #define VALUE_SIZE 160  /* bytes of a value as text; longer ones end in "..." */
 #define HEX_SHOWN_MAX 8 /* bytes of a blob that are shown from the first difference on */
 
-static int compare_structs(struct compare *compare, const struct stasis_table *table,
-                           const void *a, const void *b, const struct walk_path *path);
+static int compare_structs(struct compare *compare, const struct stasis_table *table, const void *a,
+                           const void *b, const struct walk_path *path);
 
 int compare_report(struct compare *compare, const struct walk_path *path, const char *a,
                    const char *b)
@@ -50,8 +50,8 @@ int compare_counts(struct compare *compare, size_t a, size_t b, const struct wal
     return compare_report(compare, path, text_a, text_b);
 }
 
-static int compare_scalar(struct compare *compare, const struct stasis_field *field,
-                          const void *a, const void *b, const struct walk_path *path)
+static int compare_scalar(struct compare *compare, const struct stasis_field *field, const void *a,
+                          const void *b, const struct walk_path *path)
 {
     const uint64_t value_a = walk_load(field->kind, a);
     const uint64_t value_b = walk_load(field->kind, b);
@@ -92,8 +92,8 @@ static int compare_texts(struct compare *compare, const struct stasis_field *fie
         return 0;
     walk_text_init(&text_a, buf_a, sizeof(buf_a));
     walk_text_init(&text_b, buf_b, sizeof(buf_b));
-    walk_text_add_outside(&text_a, a, strnlen(a, field->count));
-    walk_text_add_outside(&text_b, b, strnlen(b, field->count));
+    walk_text_add_string(&text_a, a, strnlen(a, field->count));
+    walk_text_add_string(&text_b, b, strnlen(b, field->count));
     return compare_report(compare, path, buf_a, buf_b);
 }
 
@@ -350,8 +350,8 @@ static int compare_field(struct compare *compare, const struct stasis_table *tab
                      "the field has no known kind");
 }
 
-static int compare_structs(struct compare *compare, const struct stasis_table *table,
-                           const void *a, const void *b, const struct walk_path *path)
+static int compare_structs(struct compare *compare, const struct stasis_table *table, const void *a,
+                           const void *b, const struct walk_path *path)
 {
     const bool with_volatile = compare->flags & STASIS_COMPARE_VOLATILE;
     int r = 0;

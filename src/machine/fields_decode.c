@@ -196,8 +196,7 @@ static int decode_text(struct decoder *decoder, const struct stasis_table *table
 }
 
 static int decode_blob(struct decoder *decoder, const struct stasis_table *table,
-                       const struct stasis_field *field, void *object,
-                       const struct walk_path *path)
+                       const struct stasis_field *field, void *object, const struct walk_path *path)
 {
     struct cbor_token token;
     uint8_t *bytes;
@@ -258,8 +257,7 @@ static size_t smallest_struct(const struct stasis_table *table)
 }
 
 static int decode_list(struct decoder *decoder, const struct stasis_table *table,
-                       const struct stasis_field *field, void *object,
-                       const struct walk_path *path)
+                       const struct stasis_field *field, void *object, const struct walk_path *path)
 {
     struct cbor_token token;
     uint8_t *elements;
@@ -352,8 +350,7 @@ static size_t find_field(const struct stasis_table *table, const struct seen *se
 static int skip_unknown(struct decoder *decoder, const struct stasis_table *table,
                         const struct cbor_token *key, const struct walk_path *path)
 {
-    const struct walk_path member =
-        walk_member_sized(path, (const char *)key->bytes, key->value);
+    const struct walk_path member = walk_member_sized(path, (const char *)key->bytes, key->value);
     const enum cbor_result result = cbor_reader_skip(&decoder->reader);
 
     return result == CBOR_READ_OK ? 0 : fail_read(decoder, result, table, &member);
@@ -391,10 +388,12 @@ static int check_missing(struct decoder *decoder, const struct stasis_table *tab
         const struct stasis_field *field = &table->fields[i];
         const bool may_miss =
             field->kind == STASIS_FIELD_PART || field->flags & STASIS_FIELD_OPTIONAL;
-        const struct walk_path member = walk_member(path, field->name);
 
-        if (!may_miss && !seen_get(seen, i))
+        if (!may_miss && !seen_get(seen, i)) {
+            const struct walk_path member = walk_member(path, field->name);
+
             return walk_fail(decoder->err, STASIS_ERR_CORRUPT, table, &member, "missing");
+        }
     }
     return 0;
 }
@@ -421,8 +420,8 @@ static int decode_struct(struct decoder *decoder, const struct stasis_table *tab
     return r < 0 ? r : check_missing(decoder, table, &seen, path);
 }
 
-int fields_decode(const struct stasis_table *table, const void *data, size_t size,
-                  void *ret_object, struct stasis_error *err)
+int fields_decode(const struct stasis_table *table, const void *data, size_t size, void *ret_object,
+                  struct stasis_error *err)
 {
     struct decoder decoder = { .err = err };
     auto_free void *object = calloc(1, table->struct_size);

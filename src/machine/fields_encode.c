@@ -77,9 +77,7 @@ static void encode_field(struct cbor_writer *writer, const struct stasis_field *
         encode_structs(writer, field->table, walk_pointer(object, field),
                        walk_length(object, field));
         break;
-    case STASIS_FIELD_PART:
-        encode_struct(writer, field->table, walk_pointer(object, field));
-        break;
+    case STASIS_FIELD_PART: encode_struct(writer, field->table, walk_pointer(object, field)); break;
     }
 }
 

@@ -12,8 +12,7 @@
 
 static void release_members(const struct stasis_table *table, const void *object);
 
-static void release_structs(const struct stasis_table *table, const uint8_t *elements,
-                            size_t count)
+static void release_structs(const struct stasis_table *table, const uint8_t *elements, size_t count)
 {
     for (size_t i = 0; elements && i < count; i++)
         release_members(table, elements + i * table->struct_size);

@@ -17,7 +17,8 @@
 #include "machine/tables.h"
 #include "machine/walk.h"
 
-#define HOST(member) STASIS_F_ARRAY(struct stasis_host, member, TEXT, .flags = STASIS_FIELD_VOLATILE)
+#define HOST(member)                                                                               \
+    STASIS_F_ARRAY(struct stasis_host, member, TEXT, .flags = STASIS_FIELD_VOLATILE)
 static const struct stasis_field host_fields[] = {
     HOST(hypervisor),
     HOST(kernel_release),
@@ -46,7 +47,8 @@ static const struct stasis_field machine_fields[] = {
     STASIS_F_LIST(struct stasis_machine, devices, STASIS_DEVICE_MAX, &machine_device_table,
                   .max = 0),
 };
-const struct stasis_table stasis_machine_table = STASIS_TABLE(struct stasis_machine, machine_fields);
+const struct stasis_table stasis_machine_table =
+    STASIS_TABLE(struct stasis_machine, machine_fields);
 
 const char *stasis_arch_name(enum stasis_arch arch)
 {
@@ -147,8 +149,8 @@ static int fail_encode(int r, const char *kind, const char *id, struct stasis_er
 }
 
 int stasis_machine_add_device(struct stasis_machine *machine, const char *kind, const char *id,
-                              uint32_t version, const struct stasis_table *table,
-                              const void *state, struct stasis_error *err)
+                              uint32_t version, const struct stasis_table *table, const void *state,
+                              struct stasis_error *err)
 {
     struct byte_buffer encoded;
     int r = check_new_device(machine, kind, id, err);

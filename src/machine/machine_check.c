@@ -26,12 +26,10 @@ static int check_arch(const struct stasis_machine *machine, struct stasis_error 
                            "arch: %" PRIu32 " is no known architecture", machine->arch);
     if (x86 != (machine->x86_64 != NULL))
         return stasis_fail(err, STASIS_ERR_INVALID_MACHINE, "x86_64: %s, but arch is %s",
-                           machine->x86_64 ? "present" : "absent",
-                           stasis_arch_name(machine->arch));
+                           machine->x86_64 ? "present" : "absent", stasis_arch_name(machine->arch));
     if (x86 == (machine->arm64 != NULL))
         return stasis_fail(err, STASIS_ERR_INVALID_MACHINE, "arm64: %s, but arch is %s",
-                           machine->arm64 ? "present" : "absent",
-                           stasis_arch_name(machine->arch));
+                           machine->arm64 ? "present" : "absent", stasis_arch_name(machine->arch));
     if (stasis_machine_vcpu_count(machine) == 0)
         return stasis_fail(err, STASIS_ERR_INVALID_MACHINE, "%s.vcpus: there are none",
                            stasis_arch_name(machine->arch));

@@ -23,8 +23,7 @@ struct sorter {
     void *arg;
 };
 
-static const uint8_t *element_at(const struct match_array *array, size_t index,
-                                 size_t element_size)
+static const uint8_t *element_at(const struct match_array *array, size_t index, size_t element_size)
 {
     return (const uint8_t *)array->elements + index * element_size;
 }

@@ -107,6 +107,13 @@ void walk_text_add_outside(struct walk_text *text, const void *bytes, size_t siz
     }
 }
 
+void walk_text_add_string(struct walk_text *text, const void *bytes, size_t size)
+{
+    walk_text_add(text, "\"");
+    walk_text_add_outside(text, bytes, size);
+    walk_text_add(text, "\"");
+}
+
 bool walk_is_utf8(const void *bytes, size_t size)
 {
     const uint8_t *at = bytes;
@@ -144,37 +151,6 @@ size_t walk_text_length(const char *text, size_t size)
     return length < size ? length : SIZE_MAX;
 }
 
-static unsigned depth_of(const struct walk_path *path)
-{
-    return path ? path->depth : 0;
-}
-
-struct walk_path walk_member_sized(const struct walk_path *parent, const char *name,
-                                   size_t name_size)
-{
-    return (struct walk_path){
-        .parent = parent, .name = name, .name_size = name_size, .depth = depth_of(parent) + 1
-    };
-}
-
-struct walk_path walk_member(const struct walk_path *parent, const char *name)
-{
-    return walk_member_sized(parent, name, strlen(name));
-}
-
-struct walk_path walk_element(const struct walk_path *parent, size_t index)
-{
-    return (struct walk_path){ .parent = parent, .index = index, .depth = depth_of(parent) };
-}
-
-struct walk_path walk_keyed(const struct walk_path *parent, const struct stasis_table *table,
-                            const void *element)
-{
-    return (struct walk_path){
-        .parent = parent, .table = table, .element = element, .depth = depth_of(parent)
-    };
-}
-
 static void add_keys(struct walk_text *text, const struct walk_path *path)
 {
     const char *separator = "";
@@ -200,7 +176,8 @@ static void add_path(struct walk_text *text, const struct walk_path *path)
         add_path(text, path->parent);
     if (path->name) {
         walk_text_add(text, "%s", text->used ? "." : "");
-        walk_text_add_outside(text, path->name, path->name_size);
+        walk_text_add_outside(text, path->name,
+                              path->name_size == SIZE_MAX ? strlen(path->name) : path->name_size);
         return;
     }
     walk_text_add(text, "[");

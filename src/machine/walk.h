@@ -13,9 +13,9 @@
 #include <stasis/error.h>
 #include <stasis/field.h>
 
-#define WALK_DEPTH_MAX 32        /* structs inside each other: tables may refer to themselves */
+#define WALK_DEPTH_MAX 32         /* structs inside each other: tables may refer to themselves */
 #define WALK_TABLE_FIELDS_MAX 512 /* fields of one table */
-#define WALK_PATH_SIZE 256       /* bytes of a path as text; longer ones end in "..." */
+#define WALK_PATH_SIZE 256        /* bytes of a path as text; longer ones end in "..." */
 
 /* A text that grows to the end of its buffer and is cut there, always NUL-terminated. */
 struct walk_text {
@@ -29,24 +29,49 @@ void walk_text_init(struct walk_text *text, char *buf, size_t size);
 void walk_text_add(struct walk_text *text, const char *fmt, ...) STASIS_PRINTF(2, 3);
 /* Outside bytes: control characters and stray bytes of no UTF-8 become \xNN. */
 void walk_text_add_outside(struct walk_text *text, const void *bytes, size_t size);
+/* The same in double quotes. */
+void walk_text_add_string(struct walk_text *text, const void *bytes, size_t size);
 
 struct walk_path {
     const struct walk_path *parent;   /* NULL: outermost */
     const char *name;                 /* a member; NULL: an element */
-    size_t name_size;                 /* bytes */
+    size_t name_size;                 /* bytes; SIZE_MAX: up to its NUL */
     size_t index;                     /* of the element, unless its keys name it: */
     const struct stasis_table *table; /* has STASIS_FIELD_KEY fields, or NULL */
     const void *element;
     unsigned depth; /* structs around this */
 };
 
-struct walk_path walk_member(const struct walk_path *parent, const char *name);
 /* A name from outside, `name_size` bytes. */
-struct walk_path walk_member_sized(const struct walk_path *parent, const char *name,
-                                   size_t name_size);
-struct walk_path walk_element(const struct walk_path *parent, size_t index);
-struct walk_path walk_keyed(const struct walk_path *parent, const struct stasis_table *table,
-                            const void *element);
+static inline struct walk_path walk_member_sized(const struct walk_path *parent, const char *name,
+                                                 size_t name_size)
+{
+    return (struct walk_path){ .parent = parent,
+                               .name = name,
+                               .name_size = name_size,
+                               .depth = (parent ? parent->depth : 0) + 1 };
+}
+
+static inline struct walk_path walk_member(const struct walk_path *parent, const char *name)
+{
+    return walk_member_sized(parent, name, SIZE_MAX);
+}
+
+static inline struct walk_path walk_element(const struct walk_path *parent, size_t index)
+{
+    return (
+        struct walk_path){ .parent = parent, .index = index, .depth = parent ? parent->depth : 0 };
+}
+
+static inline struct walk_path walk_keyed(const struct walk_path *parent,
+                                          const struct stasis_table *table, const void *element)
+{
+    struct walk_path path = walk_element(parent, 0);
+
+    path.table = table;
+    path.element = element;
+    return path;
+}
 
 /* "vcpus[1].msrs[0xc0000080].data"; "" for NULL. */
 void walk_path_text(const struct walk_path *path, char *buf, size_t size);

@@ -37,18 +37,12 @@ static const struct stasis_table regs_table = STASIS_TABLE(struct stasis_x86_reg
 
 #define SEGMENT(member, kind, ...) STASIS_F(struct stasis_x86_segment, member, kind, __VA_ARGS__)
 static const struct stasis_field segment_fields[] = {
-    SEGMENT(base, U64, HEX),
-    SEGMENT(limit, U32, HEX),
-    SEGMENT(selector, U16, HEX),
-    SEGMENT(type, U8, HEX, .max = 15),
-    SEGMENT(present, U8, FLAG),
-    SEGMENT(dpl, U8, .max = 3),
-    SEGMENT(db, U8, FLAG),
-    SEGMENT(s, U8, FLAG),
-    SEGMENT(l, U8, FLAG),
-    SEGMENT(g, U8, FLAG),
-    SEGMENT(avl, U8, FLAG),
-    SEGMENT(unusable, U8, FLAG),
+    SEGMENT(base, U64, HEX),     SEGMENT(limit, U32, HEX),
+    SEGMENT(selector, U16, HEX), SEGMENT(type, U8, HEX, .max = 15),
+    SEGMENT(present, U8, FLAG),  SEGMENT(dpl, U8, .max = 3),
+    SEGMENT(db, U8, FLAG),       SEGMENT(s, U8, FLAG),
+    SEGMENT(l, U8, FLAG),        SEGMENT(g, U8, FLAG),
+    SEGMENT(avl, U8, FLAG),      SEGMENT(unusable, U8, FLAG),
 };
 static const struct stasis_table segment_table =
     STASIS_TABLE(struct stasis_x86_segment, segment_fields);
@@ -128,8 +122,7 @@ static const struct stasis_field exception_fields[] = {
 static const struct stasis_table exception_table = STASIS_TABLE(events_exception, exception_fields);
 
 static const struct stasis_field interrupt_fields[] = {
-    STASIS_F(events_interrupt, injected, U8, FLAG),
-    STASIS_F(events_interrupt, nr, U8),
+    STASIS_F(events_interrupt, injected, U8, FLAG), STASIS_F(events_interrupt, nr, U8),
     STASIS_F(events_interrupt, soft, U8, FLAG),
     STASIS_F(events_interrupt, shadow, U8, .max = 3), /* KVM_X86_SHADOW_INT_* */
 };

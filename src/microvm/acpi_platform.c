@@ -155,8 +155,8 @@ static int platform_save(struct device *device, struct stasis_machine *machine,
     state.pending = platform->pending;
     memcpy(state.generation, platform->generation, sizeof(state.generation));
     pthread_mutex_unlock(&platform->lock);
-    return device_save_state(device, PLATFORM_STATE_VERSION, &platform_state_table, &state,
-                             machine, err);
+    return device_save_state(device, PLATFORM_STATE_VERSION, &platform_state_table, &state, machine,
+                             err);
 }
 
 static int platform_load(struct device *device, const struct stasis_machine *machine,

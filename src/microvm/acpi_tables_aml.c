@@ -206,17 +206,17 @@ void aml_name_integers(struct aml *aml, const char *name, const uint64_t *values
 /* --- resources ------------------------------------------------------------------------------ */
 
 /* A buffer says its size twice: as a package, and as an integer before its bytes. The integer is
- * written last, always as a word so that its place is known: aml_end_resources() fills it in. */
+ * written last, always as one byte so that its place is known: aml_end_resources() fills it in. */
 #define RESOURCES_SIZE_OFFSET 1u
-#define RESOURCES_HEADER_SIZE 3u
+#define RESOURCES_HEADER_SIZE 2u
 
 void aml_begin_resources(struct aml *aml)
 {
     begin_name(aml, "_CRS");
     put(aml, OP_BUFFER, 1);
     begin_package(aml);
-    put(aml, OP_WORD, 1);
-    put(aml, 0, 2);
+    put(aml, OP_BYTE, 1);
+    put(aml, 0, 1);
 }
 
 void aml_io_ports(struct aml *aml, uint16_t port, uint8_t count)
@@ -254,9 +254,10 @@ void aml_end_resources(struct aml *aml)
     put(aml, 0x79, 1); /* end tag */
     put(aml, 0, 1);    /* checksum: not used */
     if (!aml->bytes->failed) {
-        const uint16_t size = (uint16_t)(aml->bytes->size - start - RESOURCES_HEADER_SIZE);
+        const size_t size = aml->bytes->size - start - RESOURCES_HEADER_SIZE;
 
-        memcpy(aml->bytes->data + start + RESOURCES_SIZE_OFFSET, &size, sizeof(size));
+        assert(size <= UINT8_MAX);
+        aml->bytes->data[start + RESOURCES_SIZE_OFFSET] = (uint8_t)size;
     }
     aml_end(aml);
 }

@@ -1,7 +1,9 @@
 /*
  * api_json.c - strict reading of request bodies.
  *
- * json-c does the parsing; what it lets pass (a key given twice, text after the value) is refused here.
+ * json-c does the parsing. What it lets pass (a key given twice, names in single quotes, a name that
+ * ends early at an escaped NUL) is refused here, by a scan of the text: two readers of one body must not
+ * come to different conclusions.
  */
 #include "microvm/api_json.h"
 
@@ -33,21 +35,42 @@ static size_t count_keys(json_object *value)
     return count;
 }
 
-/* Keys as written: colons outside of strings, in text that is known to be JSON. */
-static size_t count_written_keys(const char *text, size_t size)
+/* Keys as written: colons outside of strings. False: single quotes or an escaped NUL. */
+static bool scan_text(const char *text, size_t size, size_t *ret_key_count)
 {
+    static const char escaped_nul[] = "\\u0000";
+    const size_t nul_size = sizeof(escaped_nul) - 1;
     bool in_string = false;
     size_t count = 0;
 
     for (size_t i = 0; i < size; i++) {
-        if (in_string && text[i] == '\\')
+        if (in_string && text[i] == '\\') {
+            if (size - i >= nul_size && memcmp(text + i, escaped_nul, nul_size) == 0)
+                return false;
             i++;
-        else if (text[i] == '"')
+        } else if (text[i] == '"') {
             in_string = !in_string;
-        else if (!in_string && text[i] == ':')
+        } else if (!in_string && text[i] == '\'') {
+            return false;
+        } else if (!in_string && text[i] == ':') {
             count++;
+        }
     }
-    return count;
+    *ret_key_count = count;
+    return true;
+}
+
+static int check_keys(json_object *object, const char *text, size_t size,
+                      struct stasis_error *err)
+{
+    size_t written;
+
+    if (!scan_text(text, size, &written))
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "the body holds a single quote or an escaped zero byte");
+    if (count_keys(object) != written)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the body gives a key twice");
+    return 0;
 }
 
 static int check_parsed(json_tokener *tokener, json_object *object, const char *text, size_t size,
@@ -66,24 +89,23 @@ static int check_parsed(json_tokener *tokener, json_object *object, const char *
     }
     if (!json_object_is_type(object, json_type_object))
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the body is not a JSON object");
-    if (count_keys(object) != count_written_keys(text, size))
-        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the body gives a key twice");
-    return 0;
+    return check_keys(object, text, size, err);
 }
 
 int api_json_parse(const char *text, size_t size, json_object **ret_object,
                    struct stasis_error *err)
 {
-    json_tokener *tokener = json_tokener_new_ex(DEPTH_MAX);
+    json_tokener *tokener;
     json_object *object;
     int r;
 
+    if (size == 0)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the body is empty");
+    if (size > INT32_MAX)
+        return stasis_fail(err, STASIS_ERR_LIMIT, "the body is %zu bytes", size);
+    tokener = json_tokener_new_ex(DEPTH_MAX);
     if (!tokener)
         return stasis_fail_memory(err, "a JSON reader");
-    if (size > INT32_MAX) {
-        json_tokener_free(tokener);
-        return stasis_fail(err, STASIS_ERR_LIMIT, "the body is %zu bytes", size);
-    }
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
     object = json_tokener_parse_ex(tokener, text, (int)size);
     r = check_parsed(tokener, object, text, size, err);

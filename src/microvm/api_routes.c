@@ -2,17 +2,19 @@
  * api_routes.c - paths, methods and bodies of the control socket.
  *
  * Names and shapes are Firecracker's (its API specification, version 1.7) for what exists here, so its
- * clients work. Ours alone: GET /snapshot (the report of the last snapshot created), "drives" in
- * PUT /snapshot/load, and snapshots in one file: a mem_file_path is refused.
+ * clients work; doc/api.md lists what is ours alone. Bodies are hostile: all of a body is checked before
+ * anything of it is carried out, so a refused request has changed nothing.
  */
 #include "microvm/api_routes.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include <stasis/api.h>
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "microvm/api_json.h"
 
 #define FIRECRACKER_API_VERSION "1.7.0"
@@ -22,19 +24,34 @@ enum { HTTP_OK = 200, HTTP_NO_CONTENT = 204, HTTP_BAD_REQUEST = 400, HTTP_NOT_FO
 
 struct request {
     struct api_context *context;
-    const char *tail;  /* what the path has after the route's prefix, "" where the route is exact */
-    json_object *body; /* NULL for GET */
-    json_object **ret_answer;
+    const char *tail;    /* what the path has after the route's prefix, "" where the route is exact */
+    json_object *body;   /* NULL for GET */
+    json_object *answer; /* set by the handler; NULL: none */
 };
 
-typedef int handler_fn(const struct request *request, struct stasis_error *err);
+typedef int handler_fn(struct request *request, struct stasis_error *err);
 
-json_object *api_fault(const char *text)
+void api_context_init(struct api_context *context, struct microvm *vm)
 {
+    *context = (struct api_context){ .vm = vm };
+    pthread_mutex_init(&context->lock, NULL);
+}
+
+void api_context_release(struct api_context *context)
+{
+    pthread_mutex_destroy(&context->lock);
+}
+
+void api_refuse(struct api_reply *ret_reply, unsigned status, enum stasis_code code,
+                const char *text)
+{
+    struct stasis_error copy = { 0 };
     json_object *fault = json_object_new_object();
 
-    json_object_object_add(fault, "fault_message", json_object_new_string(text));
-    return fault;
+    snprintf(copy.text, sizeof(copy.text), "%s", text);
+    text_make_utf8(copy.text); /* it may quote paths of any bytes, cut anywhere */
+    json_object_object_add(fault, "fault_message", json_object_new_string(copy.text));
+    *ret_reply = (struct api_reply){ .status = status, .body = fault, .code = code };
 }
 
 static void add_text(json_object *object, const char *key, const char *value)
@@ -49,7 +66,7 @@ static void add_number(json_object *object, const char *key, uint64_t value)
 
 /* --- facts ---------------------------------------------------------------------------------- */
 
-static int get_instance(const struct request *request, struct stasis_error *err)
+static int get_instance(struct request *request, struct stasis_error *err)
 {
     struct microvm *vm = request->context->vm;
     json_object *answer = json_object_new_object();
@@ -59,22 +76,22 @@ static int get_instance(const struct request *request, struct stasis_error *err)
     add_text(answer, "state", microvm_state_name(microvm_get_state(vm)));
     add_text(answer, "vmm_version", stasis_version());
     add_text(answer, "app_name", "Stasis");
-    *request->ret_answer = answer;
+    request->answer = answer;
     return 0;
 }
 
-static int get_version(const struct request *request, struct stasis_error *err)
+static int get_version(struct request *request, struct stasis_error *err)
 {
     json_object *answer = json_object_new_object();
 
     (void)err;
     add_text(answer, "firecracker_version", FIRECRACKER_API_VERSION);
     add_text(answer, "stasis_version", stasis_version());
-    *request->ret_answer = answer;
+    request->answer = answer;
     return 0;
 }
 
-static int get_machine(const struct request *request, struct stasis_error *err)
+static int get_machine(struct request *request, struct stasis_error *err)
 {
     json_object *answer = json_object_new_object();
     struct microvm_machine_config config;
@@ -86,16 +103,33 @@ static int get_machine(const struct request *request, struct stasis_error *err)
     json_object_object_add(answer, "smt", json_object_new_boolean(false));
     json_object_object_add(answer, "track_dirty_pages", json_object_new_boolean(false));
     add_text(answer, "huge_pages", "None");
-    *request->ret_answer = answer;
+    request->answer = answer;
     return 0;
 }
 
-static int get_report(const struct request *request, struct stasis_error *err)
+static json_object *report_json(const struct microvm_save_report *report)
+{
+    json_object *answer = json_object_new_object();
+    char id[2 * STASIS_ID_SIZE + 1];
+
+    digest_hex(report->snapshot.id, sizeof(report->snapshot.id), id);
+    add_text(answer, "id", id);
+    add_number(answer, "memory_bytes", report->snapshot.memory_size);
+    add_number(answer, "data_bytes", report->snapshot.data_size);
+    add_number(answer, "zero_bytes", report->snapshot.zero_size);
+    add_number(answer, "file_bytes", report->snapshot.file_size);
+    add_number(answer, "file_allocated_bytes", report->snapshot.file_allocated);
+    add_number(answer, "memory_us", report->snapshot.memory_us);
+    add_number(answer, "sync_us", report->snapshot.sync_us);
+    add_number(answer, "total_us", report->snapshot.total_us);
+    add_number(answer, "pause_us", report->pause_us);
+    return answer;
+}
+
+static int get_report(struct request *request, struct stasis_error *err)
 {
     struct api_context *context = request->context;
     struct microvm_save_report report;
-    json_object *answer;
-    char id[2 * STASIS_ID_SIZE + 1];
     bool has_report;
 
     pthread_mutex_lock(&context->lock);
@@ -104,18 +138,26 @@ static int get_report(const struct request *request, struct stasis_error *err)
     pthread_mutex_unlock(&context->lock);
     if (!has_report)
         return stasis_fail(err, STASIS_ERR_WRONG_STATE, "no snapshot has been created yet");
-    digest_hex(report.snapshot.id, sizeof(report.snapshot.id), id);
-    answer = json_object_new_object();
-    add_text(answer, "id", id);
-    add_number(answer, "memory_bytes", report.snapshot.memory_size);
-    add_number(answer, "data_bytes", report.snapshot.data_size);
-    add_number(answer, "zero_bytes", report.snapshot.zero_size);
-    add_number(answer, "file_bytes", report.snapshot.file_size);
-    add_number(answer, "file_allocated_bytes", report.snapshot.file_allocated);
-    add_number(answer, "memory_us", report.snapshot.memory_us);
-    add_number(answer, "sync_us", report.snapshot.sync_us);
-    add_number(answer, "total_us", report.snapshot.total_us);
-    *request->ret_answer = answer;
+    request->answer = report_json(&report);
+    return 0;
+}
+
+static int get_progress(struct request *request, struct stasis_error *err)
+{
+    struct api_context *context = request->context;
+    uint64_t done, total;
+    bool is_saving;
+
+    pthread_mutex_lock(&context->lock);
+    is_saving = context->is_saving;
+    done = context->done;
+    total = context->total;
+    pthread_mutex_unlock(&context->lock);
+    if (!is_saving)
+        return stasis_fail(err, STASIS_ERR_WRONG_STATE, "no snapshot is being created");
+    request->answer = json_object_new_object();
+    add_number(request->answer, "done_bytes", done);
+    add_number(request->answer, "total_bytes", total);
     return 0;
 }
 
@@ -128,18 +170,27 @@ static int refuse_true(const char *key, bool value, const char *why, struct stas
     return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'%s' is not supported: %s", key, why);
 }
 
-static int put_machine(const struct request *request, struct stasis_error *err)
+/* A text that Firecracker gives a choice for, and Stasis none. */
+static int want_text(const char *key, const char *value, const char *only,
+                     struct stasis_error *err)
+{
+    if (strcmp(value, only) == 0)
+        return 0;
+    return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'%s' can only be \"%s\"", key, only);
+}
+
+static int put_machine(struct request *request, struct stasis_error *err)
 {
     uint64_t vcpu_count = 0, mem_size_mib = 0;
     bool smt = false, track_dirty_pages = false;
-    const char *huge_pages = "None";
+    const char *huge_pages = "None", *cpu_template = "None";
     const struct api_key keys[] = {
         { "vcpu_count", API_NUMBER, true, &vcpu_count, 1, MICROVM_VCPU_MAX, NULL },
         { "mem_size_mib", API_NUMBER, true, &mem_size_mib, 1, MICROVM_MEMORY_MAX >> 20, NULL },
         { "smt", API_BOOL, false, &smt, 0, 0, NULL },
         { "track_dirty_pages", API_BOOL, false, &track_dirty_pages, 0, 0, NULL },
         { "huge_pages", API_TEXT, false, &huge_pages, 0, 0, NULL },
-        { "cpu_template", API_NOT_OFFERED, false, NULL, 0, 0, "the host's CPUID is passed through" },
+        { "cpu_template", API_TEXT, false, &cpu_template, 0, 0, NULL },
     };
     struct microvm_machine_config config;
     int r = api_json_take(request->body, API_KEYS(keys), err);
@@ -148,8 +199,10 @@ static int put_machine(const struct request *request, struct stasis_error *err)
         r = refuse_true("smt", smt, "each vCPU is a core of its own", err);
     if (r == 0)
         r = refuse_true("track_dirty_pages", track_dirty_pages, "snapshots are full ones", err);
-    if (r == 0 && strcmp(huge_pages, "None") != 0)
-        r = stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'huge_pages' can only be \"None\"");
+    if (r == 0)
+        r = want_text("huge_pages", huge_pages, "None", err);
+    if (r == 0)
+        r = want_text("cpu_template", cpu_template, "None", err);
     if (r < 0)
         return r;
     config = (struct microvm_machine_config){ .vcpu_count = (uint32_t)vcpu_count,
@@ -157,7 +210,7 @@ static int put_machine(const struct request *request, struct stasis_error *err)
     return microvm_set_machine(request->context->vm, &config, err);
 }
 
-static int put_boot_source(const struct request *request, struct stasis_error *err)
+static int put_boot_source(struct request *request, struct stasis_error *err)
 {
     struct microvm_boot_source source = { 0 };
     const struct api_key keys[] = {
@@ -170,7 +223,7 @@ static int put_boot_source(const struct request *request, struct stasis_error *e
     return r < 0 ? r : microvm_set_boot_source(request->context->vm, &source, err);
 }
 
-static int put_drive(const struct request *request, struct stasis_error *err)
+static int put_drive(struct request *request, struct stasis_error *err)
 {
     struct microvm_drive drive = { 0 };
     const char *cache_type = "Unsafe", *io_engine = "Sync";
@@ -185,7 +238,7 @@ static int put_drive(const struct request *request, struct stasis_error *err)
         { "rate_limiter", API_NOT_OFFERED, false, NULL, 0, 0, "disks are not limited" },
         { "socket", API_NOT_OFFERED, false, NULL, 0, 0, "there are no vhost-user disks" },
     };
-    const int r = api_json_take(request->body, API_KEYS(keys), err);
+    int r = api_json_take(request->body, API_KEYS(keys), err);
 
     if (r < 0)
         return r;
@@ -197,12 +250,11 @@ static int put_drive(const struct request *request, struct stasis_error *err)
     if (strcmp(cache_type, "Unsafe") != 0 && strcmp(cache_type, "Writeback") != 0)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
                            "'cache_type' must be \"Unsafe\" or \"Writeback\"");
-    if (strcmp(io_engine, "Sync") != 0)
-        return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'io_engine' can only be \"Sync\"");
-    return microvm_set_drive(request->context->vm, &drive, err);
+    r = want_text("io_engine", io_engine, "Sync", err);
+    return r < 0 ? r : microvm_set_drive(request->context->vm, &drive, err);
 }
 
-static int put_entropy(const struct request *request, struct stasis_error *err)
+static int put_entropy(struct request *request, struct stasis_error *err)
 {
     const struct api_key keys[] = {
         { "rate_limiter", API_NOT_OFFERED, false, NULL, 0, 0, "entropy is not limited" },
@@ -214,7 +266,7 @@ static int put_entropy(const struct request *request, struct stasis_error *err)
 
 /* --- life -------------------------------------------------------------------------------------- */
 
-static int put_action(const struct request *request, struct stasis_error *err)
+static int put_action(struct request *request, struct stasis_error *err)
 {
     const char *action = NULL;
     const struct api_key keys[] = { { "action_type", API_TEXT, true, &action, 0, 0, NULL } };
@@ -230,7 +282,7 @@ static int put_action(const struct request *request, struct stasis_error *err)
                        "'action_type' must be \"InstanceStart\" or \"SendCtrlAltDel\"");
 }
 
-static int patch_vm(const struct request *request, struct stasis_error *err)
+static int patch_vm(struct request *request, struct stasis_error *err)
 {
     const char *state = NULL;
     const struct api_key keys[] = { { "state", API_TEXT, true, &state, 0, 0, NULL } };
@@ -246,34 +298,72 @@ static int patch_vm(const struct request *request, struct stasis_error *err)
                        "'state' must be \"Paused\" or \"Resumed\"");
 }
 
-static int put_snapshot_create(const struct request *request, struct stasis_error *err)
+/* One save's view of the progress that all clients may ask for. */
+struct save_progress {
+    struct api_context *context;
+    bool told;
+};
+
+static int note_progress(void *arg, uint64_t done, uint64_t total)
+{
+    struct save_progress *progress = arg;
+    struct api_context *context = progress->context;
+
+    pthread_mutex_lock(&context->lock);
+    progress->told = true;
+    context->is_saving = true;
+    context->done = done;
+    context->total = total;
+    pthread_mutex_unlock(&context->lock);
+    return 0;
+}
+
+/* A save that was refused because another runs has told nothing, and ends nothing. */
+static void end_save(struct api_context *context, const struct save_progress *progress,
+                     const struct microvm_save_report *report)
+{
+    pthread_mutex_lock(&context->lock);
+    if (progress->told)
+        context->is_saving = false;
+    if (report) {
+        context->has_report = true;
+        context->last_report = *report;
+    }
+    pthread_mutex_unlock(&context->lock);
+}
+
+static int put_snapshot_create(struct request *request, struct stasis_error *err)
 {
     struct api_context *context = request->context;
     const char *type = "Full", *path = NULL;
+    bool pause = false;
     const struct api_key keys[] = {
         { "snapshot_type", API_TEXT, false, &type, 0, 0, NULL },
         { "snapshot_path", API_TEXT, true, &path, 0, 0, NULL },
+        { "pause_vm", API_BOOL, false, &pause, 0, 0, NULL },
         { "mem_file_path", API_NOT_OFFERED, false, NULL, 0, 0,
           "state and memory are one file, at snapshot_path" },
     };
+    struct save_progress progress = { .context = context };
+    const struct stasis_save_options options = { .progress = note_progress,
+                                                 .progress_arg = &progress };
     struct microvm_save_report report;
     int r = api_json_take(request->body, API_KEYS(keys), err);
 
-    if (r == 0 && strcmp(type, "Full") != 0)
-        r = stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'snapshot_type' can only be \"Full\"");
-    /* As Firecracker: the caller pauses first, so that nothing stands still unasked. */
-    if (r == 0 && microvm_get_state(context->vm) == MICROVM_RUNNING)
+    if (r == 0)
+        r = want_text("snapshot_type", type, "Full", err);
+    /* As Firecracker: the caller pauses first, or says that it wants this, so that nothing stands
+     * still unasked. */
+    if (r == 0 && !pause && microvm_get_state(context->vm) == MICROVM_RUNNING)
         r = stasis_fail(err, STASIS_ERR_WRONG_STATE,
                         "a snapshot needs a paused microVM, this one is running");
-    if (r == 0)
-        r = microvm_save(context->vm, path, NULL, &report, err);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&context->lock);
-    context->has_report = true;
-    context->last_report = report;
-    pthread_mutex_unlock(&context->lock);
-    return 0;
+    r = microvm_save(context->vm, path, &options, &report, err);
+    end_save(context, &progress, r < 0 ? NULL : &report);
+    if (r == 0 && pause)
+        request->answer = report_json(&report);
+    return r;
 }
 
 static int take_overrides(json_object *drives, struct microvm_drive_override *overrides,
@@ -303,18 +393,18 @@ static int take_overrides(json_object *drives, struct microvm_drive_override *ov
     return 0;
 }
 
-static int put_snapshot_load(const struct request *request, struct stasis_error *err)
+static int put_snapshot_load(struct request *request, struct stasis_error *err)
 {
     struct microvm_drive_override overrides[MICROVM_DRIVE_MAX];
     struct microvm_load_options options = { .drives = overrides };
     json_object *drives = NULL;
     const char *path = NULL;
-    bool track_dirty_pages = false;
+    bool diff_snapshots = false, track_dirty_pages = false;
     const struct api_key keys[] = {
         { "snapshot_path", API_TEXT, true, &path, 0, 0, NULL },
         { "resume_vm", API_BOOL, false, &options.resume, 0, 0, NULL },
         { "drives", API_ARRAY, false, &drives, 0, 0, NULL },
-        { "enable_diff_snapshots", API_BOOL, false, &track_dirty_pages, 0, 0, NULL },
+        { "enable_diff_snapshots", API_BOOL, false, &diff_snapshots, 0, 0, NULL },
         { "track_dirty_pages", API_BOOL, false, &track_dirty_pages, 0, 0, NULL },
         { "mem_file_path", API_NOT_OFFERED, false, NULL, 0, 0,
           "state and memory are one file, at snapshot_path" },
@@ -324,6 +414,8 @@ static int put_snapshot_load(const struct request *request, struct stasis_error 
     };
     int r = api_json_take(request->body, API_KEYS(keys), err);
 
+    if (r == 0)
+        r = refuse_true("enable_diff_snapshots", diff_snapshots, "snapshots are full ones", err);
     if (r == 0)
         r = refuse_true("track_dirty_pages", track_dirty_pages, "snapshots are full ones", err);
     if (r == 0)
@@ -348,6 +440,7 @@ static const struct route {
     { "PUT", "/actions", put_action },
     { "PATCH", "/vm", patch_vm },
     { "GET", "/snapshot", get_report },
+    { "GET", "/snapshot/progress", get_progress },
     { "PUT", "/snapshot/create", put_snapshot_create },
     { "PUT", "/snapshot/load", put_snapshot_load },
 };
@@ -362,53 +455,69 @@ static const char *route_tail(const struct route *route, const char *path)
     return strcmp(path, route->path) == 0 ? "" : NULL;
 }
 
-static const struct route *find_route(const char *method, const char *path, bool *ret_path_known)
+/* The route, or NULL; then `ret_allow` lists the methods that the path has, "" where it is no path. */
+static const struct route *find_route(const char *method, const char *path, char *ret_allow,
+                                      size_t allow_size)
 {
-    *ret_path_known = false;
+    size_t length = 0;
+
+    ret_allow[0] = '\0';
     for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
         if (!route_tail(&routes[i], path))
             continue;
-        *ret_path_known = true;
         if (strcmp(method, routes[i].method) == 0)
             return &routes[i];
+        length = strlen(ret_allow);
+        snprintf(ret_allow + length, allow_size - length, "%s%s", length ? ", " : "",
+                 routes[i].method);
     }
     return NULL;
 }
 
-static int call_handler(const struct route *route, struct request *request, const char *body,
-                        size_t body_size, struct stasis_error *err)
+static int call_handler(const struct route *route, struct request *request,
+                        const struct api_call *call, struct stasis_error *err)
 {
+    const bool wants_body = strcmp(route->method, "GET") != 0;
     int r = 0;
 
-    if (strcmp(route->method, "GET") != 0)
-        r = api_json_parse(body, body_size, &request->body, err);
+    if (wants_body)
+        r = api_json_parse(call->body, call->body_size, &request->body, err);
+    else if (call->body_size > 0)
+        r = stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "GET takes no body");
     if (r == 0)
         r = route->handler(request, err);
     json_object_put(request->body);
     return r;
 }
 
-unsigned api_route(struct api_context *context, const char *method, const char *path,
-                   const char *body, size_t body_size, json_object **ret_answer,
-                   enum stasis_code *ret_code)
+static void refuse_route(const struct api_call *call, const char *allow,
+                         struct api_reply *ret_reply)
 {
+    struct stasis_error err;
+
+    stasis_fail(&err, STASIS_ERR_INVALID_ARGUMENT, "%.16s '%.128s': no such %s", call->method,
+                call->path, allow[0] ? "method for this path" : "path");
+    api_refuse(ret_reply, allow[0] ? HTTP_BAD_METHOD : HTTP_NOT_FOUND, err.code, err.text);
+    snprintf(ret_reply->allow, sizeof(ret_reply->allow), "%s", allow);
+}
+
+void api_route(struct api_context *context, const struct api_call *call,
+               struct api_reply *ret_reply)
+{
+    char allow[sizeof(ret_reply->allow)];
+    const struct route *route = find_route(call->method, call->path, allow, sizeof(allow));
+    struct request request = { .context = context };
     struct stasis_error err = { 0 };
-    bool path_known;
-    const struct route *route = find_route(method, path, &path_known);
-    struct request request = { .context = context, .ret_answer = ret_answer };
 
     if (!route) {
-        stasis_fail(&err, STASIS_ERR_INVALID_ARGUMENT, "%.16s '%.128s': no such %s", method, path,
-                    path_known ? "method for this path" : "path");
-        *ret_code = err.code;
-        *ret_answer = api_fault(err.text);
-        return path_known ? HTTP_BAD_METHOD : HTTP_NOT_FOUND;
+        refuse_route(call, allow, ret_reply);
+        return;
     }
-    request.tail = route_tail(route, path);
-    if (call_handler(route, &request, body, body_size, &err) < 0) {
-        *ret_code = err.code;
-        *ret_answer = api_fault(err.text);
-        return HTTP_BAD_REQUEST;
+    request.tail = route_tail(route, call->path);
+    if (call_handler(route, &request, call, &err) < 0) {
+        api_refuse(ret_reply, HTTP_BAD_REQUEST, err.code, err.text);
+        return;
     }
-    return *ret_answer ? HTTP_OK : HTTP_NO_CONTENT;
+    *ret_reply = (struct api_reply){ .status = request.answer ? HTTP_OK : HTTP_NO_CONTENT,
+                                     .body = request.answer };
 }

@@ -4,6 +4,8 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include <json-c/json_object.h>
 
@@ -14,20 +16,36 @@
 /* The microvm behind the socket, and what the API remembers of it. */
 struct api_context {
     struct microvm *vm;
-    pthread_mutex_t lock;                   /* guards the rest */
-    bool has_report;                        /* a snapshot was created */
+    pthread_mutex_t lock; /* guards the rest */
+    bool has_report;      /* a snapshot was created */
     struct microvm_save_report last_report;
+    bool is_saving;       /* a save has told of its progress and has not ended */
+    uint64_t done, total; /* bytes of that save */
 };
 
-/*
- * Carry out one request. `body` is its text (size 0: none). Returns the HTTP status; `ret_answer` is the
- * body of the answer (NULL: none), to be dropped with json_object_put(); `ret_code` is the stable code of a failure.
- */
-unsigned api_route(struct api_context *context, const char *method, const char *path,
-                   const char *body, size_t body_size, json_object **ret_answer,
-                   enum stasis_code *ret_code);
+void api_context_init(struct api_context *context, struct microvm *vm);
+void api_context_release(struct api_context *context);
 
-/* {"fault_message": text} */
-json_object *api_fault(const char *text);
+struct api_call {
+    const char *method;
+    const char *path;
+    const char *body; /* body_size bytes, 0: none */
+    size_t body_size;
+};
+
+struct api_reply {
+    unsigned status;       /* of HTTP */
+    json_object *body;     /* NULL: none; to be dropped with json_object_put() */
+    enum stasis_code code; /* of a failure, STASIS_OK otherwise */
+    char allow[32];        /* the methods of the path, where the one asked for is none of them */
+};
+
+/* Carry out one request; may take as long as a save takes. Any thread. */
+void api_route(struct api_context *context, const struct api_call *call,
+               struct api_reply *ret_reply);
+
+/* A refusal: {"fault_message": text}. */
+void api_refuse(struct api_reply *ret_reply, unsigned status, enum stasis_code code,
+                const char *text);
 
 #endif

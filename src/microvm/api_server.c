@@ -2,12 +2,14 @@
  * api_server.c - how requests arrive: HTTP/1.1 on a Unix socket, by libmicrohttpd.
  *
  * Each connection has a thread of its own, so that "GET /" is answered while a save runs. Clients are
- * hostile: connections, header bytes and body bytes are limited, and a request that is not complete
- * after REQUEST_MS is cut off by the reaper, however busily its bytes drip in.
+ * hostile: connections, header bytes and body bytes are limited, and a client that keeps us waiting for
+ * more than PATIENCE_MS is cut off by the reaper, however busily its bytes drip in: for the rest of its
+ * request, for its next one, or to take its answer.
  *
- *     accept -> slot taken, clock started -> headers, body -> clock stopped -> api_route() -> answer
- *               ^                                                                            |
- *               +------------------------- kept alive, clock started ------------------------+
+ *     accept -> slot taken -> headers, body -> api_route() -> answer taken -> kept alive
+ *               clock runs                     clock stands   clock runs anew
+ *
+ * What is wrong here lets one client shut out the others, or leaves a socket behind that nobody serves.
  */
 #include "microvm/api.h"
 
@@ -30,21 +32,24 @@
 #define BODY_MAX (64u * 1024)             /* bytes */
 #define CONNECTION_MEMORY (32u * 1024)    /* bytes: request line and headers must fit */
 #define CONNECTION_MAX 32
-#define REQUEST_MS 5000                   /* from the first wait for a request to its last byte */
+#define PATIENCE_MS 5000                  /* for a whole request, and for taking an answer */
 #define REAP_EVERY_MS 500
 
-/* One open connection. `waiting_since_ns` is 0 while a request is being carried out. */
+/* One open connection. */
 struct connection_slot {
     bool used;
     int fd;
-    int64_t waiting_since_ns; /* CLOCK_MONOTONIC */
+    int64_t waiting_since_ns; /* CLOCK_MONOTONIC; 0 while we are the ones who keep the client waiting */
 };
 
 struct api_server {
     struct api_context context;
     struct MHD_Daemon *daemon;
-    char *path;
-    int stop_fd; /* eventfd: ends the reaper */
+    char *path;    /* NULL until the socket file is there and ours to remove */
+    dev_t path_dev; /* which file it is: another process may have put its own there since */
+    ino_t path_ino;
+    int listen_fd; /* -1 when the daemon has it */
+    int stop_fd;   /* eventfd: ends the reaper */
     pthread_t reaper;
     bool reaper_runs;
     pthread_mutex_t slots_lock;
@@ -122,7 +127,7 @@ static struct connection_slot *slot_of(struct MHD_Connection *connection)
 
 static void cut_late_connections(struct api_server *server)
 {
-    const int64_t limit = now_ns() - (int64_t)REQUEST_MS * 1000000;
+    const int64_t limit = now_ns() - (int64_t)PATIENCE_MS * 1000000;
 
     pthread_mutex_lock(&server->slots_lock);
     for (size_t i = 0; i < CONNECTION_MAX; i++) {
@@ -146,24 +151,34 @@ static void *reap(void *arg)
 
 /* --- requests ---------------------------------------------------------------------------------- */
 
-static enum MHD_Result answer(struct MHD_Connection *connection, unsigned status,
-                              json_object *body, enum stasis_code code)
+static void add_header(struct MHD_Response *response, const char *name, const char *value)
 {
-    const char *text = body ? json_object_to_json_string_ext(
-                                  body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
-                            : "";
-    struct MHD_Response *response = MHD_create_response_from_buffer(strlen(text), (void *)text,
-                                                                    MHD_RESPMEM_MUST_COPY);
+    if (value)
+        (void)MHD_add_response_header(response, name, value); /* without it if memory is short */
+}
+
+/* Drops the reply's body. */
+static enum MHD_Result answer(struct MHD_Connection *connection, struct api_reply *reply)
+{
+    const char *text = reply->body ? json_object_to_json_string_ext(
+                                         reply->body, JSON_C_TO_STRING_PLAIN |
+                                                          JSON_C_TO_STRING_NOSLASHESCAPE)
+                                   : "";
+    struct MHD_Response *response =
+        text ? MHD_create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_MUST_COPY)
+             : NULL;
+    const bool has_body = text && *text;
     enum MHD_Result queued;
 
-    json_object_put(body);
+    json_object_put(reply->body);
+    reply->body = NULL;
     if (!response)
         return MHD_NO;
-    if (*text)
-        MHD_add_response_header(response, "Content-Type", "application/json");
-    if (code != STASIS_OK)
-        MHD_add_response_header(response, "Stasis-Error", stasis_code_name(code));
-    queued = MHD_queue_response(connection, status, response);
+    add_header(response, "Content-Type", has_body ? "application/json" : NULL);
+    add_header(response, "Stasis-Error",
+               reply->code == STASIS_OK ? NULL : stasis_code_name(reply->code));
+    add_header(response, "Allow", reply->allow[0] ? reply->allow : NULL);
+    queued = MHD_queue_response(connection, reply->status, response);
     MHD_destroy_response(response);
     return queued;
 }
@@ -183,20 +198,31 @@ static bool take_chunk(struct incoming *incoming, const char *data, size_t size)
     return true;
 }
 
+/* The query is not part of any path: what asks for something there would not get it. */
+static bool has_query(struct MHD_Connection *connection)
+{
+    return MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, NULL, NULL) > 0;
+}
+
 static enum MHD_Result carry_out(struct api_server *server, struct MHD_Connection *connection,
                                  const char *url, const char *method,
                                  const struct incoming *incoming)
 {
-    enum stasis_code code = STASIS_OK;
-    json_object *body = NULL;
-    unsigned status;
+    const struct api_call call = { .method = method,
+                                   .path = url,
+                                   .body = incoming->body ? incoming->body : "",
+                                   .body_size = incoming->size };
+    struct api_reply reply = { 0 };
 
     if (incoming->too_large)
-        return answer(connection, MHD_HTTP_CONTENT_TOO_LARGE,
-                      api_fault("the body is larger than 65536 bytes"), STASIS_ERR_LIMIT);
-    status = api_route(&server->context, method, url, incoming->body ? incoming->body : "",
-                       incoming->size, &body, &code);
-    return answer(connection, status, body, code);
+        api_refuse(&reply, MHD_HTTP_CONTENT_TOO_LARGE, STASIS_ERR_LIMIT,
+                   "the body is larger than 65536 bytes");
+    else if (has_query(connection))
+        api_refuse(&reply, MHD_HTTP_BAD_REQUEST, STASIS_ERR_INVALID_ARGUMENT,
+                   "no path takes a query");
+    else
+        api_route(&server->context, &call, &reply);
+    return answer(connection, &reply);
 }
 
 /* libmicrohttpd's handler: once with the headers, once for each chunk, once at the end. */
@@ -207,6 +233,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     struct api_server *server = arg;
     struct connection_slot *slot = slot_of(connection);
     struct incoming *incoming = *request_state;
+    enum MHD_Result result;
 
     (void)version;
     if (!slot)
@@ -222,7 +249,9 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         return MHD_YES;
     }
     set_waiting(server, slot, false);
-    return carry_out(server, connection, url, method, incoming);
+    result = carry_out(server, connection, url, method, incoming);
+    set_waiting(server, slot, true); /* for it to take the answer */
+    return result;
 }
 
 static void on_completed(void *arg, struct MHD_Connection *connection, void **request_state,
@@ -244,7 +273,8 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **re
 
 /* --- the socket ---------------------------------------------------------------------------------- */
 
-/* A socket file that nobody listens on any more is in the way and may go. */
+/* A socket file that nobody listens on any more is in the way and may go. Two processes that find the same
+ * one at the same moment are not kept apart: the path is for its user to give to one of them. */
 static int clear_stale_socket(const struct sockaddr_un *address, struct stasis_error *err)
 {
     struct stat st;
@@ -258,65 +288,112 @@ static int clear_stale_socket(const struct sockaddr_un *address, struct stasis_e
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return stasis_fail_errno(err, "make a socket");
-    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno == EAGAIN)
+    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno == EAGAIN ||
+        errno == EPROTOTYPE)
         return stasis_fail(err, STASIS_ERR_EXISTS, "'%s' is in use by another process",
                            address->sun_path);
+    if (errno != ECONNREFUSED)
+        return stasis_fail_errno(err, "see whether '%s' is in use", address->sun_path);
     if (unlink(address->sun_path) < 0)
         return stasis_fail_errno(err, "remove stale socket '%s'", address->sun_path);
     return 0;
 }
 
-static int listen_on(const char *path, int *ret_fd, struct stasis_error *err)
+static int fill_address(const char *path, struct sockaddr_un *ret_address,
+                        struct stasis_error *err)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
-    auto_fd fd = -1;
-    int r;
 
-    if (strlen(path) >= sizeof(address.sun_path) || path[0] == '\0')
+    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "socket path of %zu bytes, 1 to %zu work", strlen(path),
+                           "the socket's path is %zu bytes, 1 to %zu work", strlen(path),
                            sizeof(address.sun_path) - 1);
     memcpy(address.sun_path, path, strlen(path) + 1);
-    r = clear_stale_socket(&address, err);
-    if (r < 0)
-        return r;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return stasis_fail_errno(err, "make a socket");
-    /* The socket file gets the mode of the socket (bind(2), unix_mknod()): only the owner's. */
-    if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
-        return stasis_fail_errno(err, "bind '%s'", path);
-    if (listen(fd, CONNECTION_MAX) < 0) {
-        r = stasis_fail_errno(err, "listen on '%s'", path);
-        unlink(path);
-        return r;
-    }
-    *ret_fd = fd_steal(&fd);
+    *ret_address = address;
     return 0;
 }
 
-static int start_daemon(struct api_server *server, int listen_fd, struct stasis_error *err)
+/* From here on the socket file is ours. */
+static int note_socket_file(struct api_server *server, const char *path, struct stasis_error *err)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+        return stasis_fail_errno(err, "look at '%s'", path);
+    server->path_dev = st.st_dev;
+    server->path_ino = st.st_ino;
+    server->path = strdup(path);
+    if (!server->path) {
+        unlink(path);
+        return stasis_fail_memory(err, "a path");
+    }
+    return 0;
+}
+
+static int listen_on(struct api_server *server, const char *path, struct stasis_error *err)
+{
+    struct sockaddr_un address;
+    int r = fill_address(path, &address, err);
+
+    if (r == 0)
+        r = clear_stale_socket(&address, err);
+    if (r < 0)
+        return r;
+    server->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (server->listen_fd < 0)
+        return stasis_fail_errno(err, "make a socket");
+    /* The socket file gets the mode of the socket (bind(2), unix_mknod()): only the owner's. */
+    if (fchmod(server->listen_fd, 0600) < 0 ||
+        bind(server->listen_fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
+        return stasis_fail_errno(err, "bind '%s'", path);
+    r = note_socket_file(server, path, err);
+    if (r == 0 && listen(server->listen_fd, CONNECTION_MAX) < 0)
+        r = stasis_fail_errno(err, "listen on '%s'", path);
+    return r;
+}
+
+static void remove_socket_file(const struct api_server *server)
+{
+    struct stat st;
+
+    if (lstat(server->path, &st) == 0 && st.st_dev == server->path_dev &&
+        st.st_ino == server->path_ino)
+        unlink(server->path);
+}
+
+/* --- the server ----------------------------------------------------------------------------------- */
+
+/* Paths are compared as they came: "%2e" is no '.', and "%00" ends nothing. */
+static size_t leave_escapes(void *arg, struct MHD_Connection *connection, char *text)
+{
+    (void)arg;
+    (void)connection;
+    return strlen(text);
+}
+
+static int start_daemon(struct api_server *server, struct stasis_error *err)
 {
     errno = 0;
     server->daemon = MHD_start_daemon(
         MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
             MHD_USE_ITC,
-        0, NULL, NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, listen_fd,
+        0, NULL, NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTION_MAX,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
         MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
+        MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL,
         MHD_OPTION_END);
+    /* Even on failure the socket may have been closed, which is not told: closing it a second time
+     * could hit a descriptor of another thread. */
+    server->listen_fd = -1;
     if (!server->daemon)
-        return stasis_fail_errno(err, "start the control server on '%s'", server->path);
+        return stasis_fail_errno(err, "start the server on '%s'", server->path);
     return 0;
 }
 
 static int start_reaper(struct api_server *server, struct stasis_error *err)
 {
-    server->stop_fd = eventfd(0, EFD_CLOEXEC);
-    if (server->stop_fd < 0)
-        return stasis_fail_errno(err, "make an eventfd");
     errno = pthread_create(&server->reaper, NULL, reap, server);
     if (errno != 0)
         return stasis_fail_errno(err, "start a thread");
@@ -324,42 +401,43 @@ static int start_reaper(struct api_server *server, struct stasis_error *err)
     return 0;
 }
 
-int api_server_start(const char *path, struct microvm *vm, struct api_server **ret_server,
-                     struct stasis_error *err)
+int api_server_new(const char *path, struct microvm *vm, struct api_server **ret_server,
+                   struct stasis_error *err)
 {
     struct api_server *server = calloc(1, sizeof(*server));
-    int listen_fd = -1;
     int r;
 
     if (!server)
         return stasis_fail_memory(err, "a control server");
-    server->context.vm = vm;
-    server->stop_fd = -1;
-    pthread_mutex_init(&server->context.lock, NULL);
+    server->listen_fd = -1;
+    api_context_init(&server->context, vm);
     pthread_mutex_init(&server->slots_lock, NULL);
-    r = listen_on(path, &listen_fd, err);
+    server->stop_fd = eventfd(0, EFD_CLOEXEC);
+    r = server->stop_fd < 0 ? stasis_fail_errno(err, "make an eventfd")
+                            : listen_on(server, path, err);
     if (r < 0) {
-        api_server_stop(server);
-        return stasis_wrap(err, r, "control socket");
-    }
-    server->path = strdup(path); /* from here on the socket file is ours to remove */
-    r = server->path ? start_reaper(server, err) : stasis_fail_memory(err, "a path");
-    if (r == 0)
-        r = start_daemon(server, listen_fd, err);
-    if (r < 0) {
-        fd_close(&listen_fd);
-        unlink(path);
-        api_server_stop(server);
+        api_server_free(server);
         return stasis_wrap(err, r, "control socket");
     }
     *ret_server = server;
     return 0;
 }
 
-void api_server_stop(struct api_server *server)
+int api_server_run(struct api_server *server, struct stasis_error *err)
+{
+    int r = start_reaper(server, err);
+
+    if (r == 0)
+        r = start_daemon(server, err);
+    return r < 0 ? stasis_wrap(err, r, "control socket") : 0;
+}
+
+void api_server_free(struct api_server *server)
 {
     if (!server)
         return;
+    if (server->path)
+        remove_socket_file(server);
     if (server->daemon)
         MHD_stop_daemon(server->daemon); /* closes the listening socket, waits for connections */
     if (server->reaper_runs) {
@@ -368,10 +446,9 @@ void api_server_stop(struct api_server *server)
         (void)!write(server->stop_fd, &one, sizeof(one));
         pthread_join(server->reaper, NULL);
     }
-    if (server->path)
-        unlink(server->path);
+    fd_close(&server->listen_fd);
     fd_close(&server->stop_fd);
-    pthread_mutex_destroy(&server->context.lock);
+    api_context_release(&server->context);
     pthread_mutex_destroy(&server->slots_lock);
     free(server->path);
     free(server);

@@ -28,5 +28,7 @@ void console_close(struct console *console); /* NULL is fine; flushes what can g
 void console_set_input(struct console *console, console_input_fn *input, void *arg);
 void console_input_ready(struct console *console);
 void console_write(struct console *console, const uint8_t *bytes, size_t size);
+/* Bytes of output that nobody will ever see, so far. */
+uint64_t console_dropped_size(struct console *console);
 
 #endif

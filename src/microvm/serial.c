@@ -81,9 +81,9 @@ enum serial_register {
 /* The port's registers: all of its state, and what a snapshot holds. */
 struct serial_state {
     uint8_t ier, fcr, lcr, mcr, scr, dll, dlm;
-    bool overrun;        /* LSR */
-    uint8_t modem_delta; /* MSR, low half */
-    bool sent;           /* the transmitter became empty and no read of IIR has told so yet */
+    bool overrun;            /* LSR */
+    uint8_t modem_delta;     /* MSR, low half */
+    bool sent;               /* the transmitter became empty and no read of IIR has told so yet */
     uint8_t fifo[FIFO_SIZE]; /* received bytes, oldest first */
     uint8_t fifo_count;
 };

@@ -428,6 +428,16 @@ int vcpu_set_pause(struct vcpu_set *set, uint64_t deadline_ns, struct stasis_err
     return r;
 }
 
+uint64_t vcpu_set_first_run_ns(struct vcpu_set *set)
+{
+    uint64_t first_run_ns;
+
+    pthread_mutex_lock(&set->lock);
+    first_run_ns = set->first_run_ns;
+    pthread_mutex_unlock(&set->lock);
+    return first_run_ns;
+}
+
 void vcpu_set_end(struct vcpu_set *set)
 {
     pthread_mutex_lock(&set->lock);

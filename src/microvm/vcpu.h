@@ -73,6 +73,8 @@ int vcpu_set_start_threads(struct vcpu_set *set, struct stasis_error *err);
 void vcpu_set_resume(struct vcpu_set *set);
 /* All parked, by `deadline_ns` (CLOCK_MONOTONIC). STASIS_ERR_QUIESCE_TIMEOUT: those that had parked run again. */
 int vcpu_set_pause(struct vcpu_set *set, uint64_t deadline_ns, struct stasis_error *err);
+/* When the first vCPU first entered the guest, CLOCK_MONOTONIC; 0: none did yet. */
+uint64_t vcpu_set_first_run_ns(struct vcpu_set *set);
 /* No guest code runs from soon after this call on; for vCPU threads that report an event. */
 void vcpu_set_end(struct vcpu_set *set);
 /* End and join all threads. */

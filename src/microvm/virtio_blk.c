@@ -293,10 +293,9 @@ static int check_disk_size(const struct virtio_blk_config *config, uint64_t size
                            uint64_t size_expected, struct stasis_error *err)
 {
     if (size_expected != 0 && size != size_expected)
-        return stasis_fail(err, STASIS_ERR_DISK,
-                           "disk '%s': '%s' is %llu bytes, the snapshot's is %llu", config->id,
-                           config->path, (unsigned long long)size,
-                           (unsigned long long)size_expected);
+        return stasis_fail(
+            err, STASIS_ERR_DISK, "disk '%s': '%s' is %llu bytes, the snapshot's is %llu",
+            config->id, config->path, (unsigned long long)size, (unsigned long long)size_expected);
     if (size < SECTOR_SIZE)
         return stasis_fail(err, STASIS_ERR_DISK,
                            "disk '%s': '%s' is %llu bytes, less than one sector", config->id,
@@ -452,8 +451,8 @@ int virtio_blk_new(const struct virtio_blk_config *config, const struct irq_line
                    const struct guest_memory *memory, uint64_t size_expected,
                    struct device **ret_device, struct stasis_error *err)
 {
-    uint64_t features = UINT64_C(1) << BLK_F_SEG_MAX | UINT64_C(1) << BLK_F_BLK_SIZE |
-                        UINT64_C(1) << BLK_F_FLUSH;
+    uint64_t features =
+        UINT64_C(1) << BLK_F_SEG_MAX | UINT64_C(1) << BLK_F_BLK_SIZE | UINT64_C(1) << BLK_F_FLUSH;
     struct virtio_blk *blk;
     int r;
 

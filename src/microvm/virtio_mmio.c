@@ -22,7 +22,7 @@
 
 #include "base/error.h"
 
-#define MMIO_MAGIC 0x74726976u  /* "virt" */
+#define MMIO_MAGIC 0x74726976u /* "virt" */
 #define MMIO_VERSION 2u
 #define MMIO_VENDOR 0x53415453u /* "STAS" */
 #define NO_SHARED_MEMORY 0xffffffffu
@@ -193,8 +193,7 @@ static uint32_t read_register(const struct virtio_device *virtio, uint32_t offse
     case VIRTIO_MMIO_DEVICE_FEATURES:
         return half_of(virtio->offered_features, virtio->device_features_sel);
     case VIRTIO_MMIO_QUEUE_NUM_MAX: return queue_exists ? VIRTIO_QUEUE_SIZE_MAX : 0;
-    case VIRTIO_MMIO_QUEUE_READY:
-        return queue_exists ? virtio->queues[virtio->queue_sel].ready : 0;
+    case VIRTIO_MMIO_QUEUE_READY: return queue_exists ? virtio->queues[virtio->queue_sel].ready : 0;
     case VIRTIO_MMIO_INTERRUPT_STATUS: return virtio->interrupt_status;
     case VIRTIO_MMIO_STATUS: return virtio->status;
     case VIRTIO_MMIO_SHM_LEN_LOW:

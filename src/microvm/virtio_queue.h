@@ -31,9 +31,9 @@ struct virtio_queue_setup {
 
 struct virtio_queue {
     bool ready;
-    bool event_idx; /* VIRTIO_RING_F_EVENT_IDX negotiated */
-    bool indirect;  /* VIRTIO_RING_F_INDIRECT_DESC negotiated */
-    uint16_t size;  /* a power of two, at most VIRTIO_QUEUE_SIZE_MAX */
+    bool event_idx;         /* VIRTIO_RING_F_EVENT_IDX negotiated */
+    bool indirect;          /* VIRTIO_RING_F_INDIRECT_DESC negotiated */
+    uint16_t size;          /* a power of two, at most VIRTIO_QUEUE_SIZE_MAX */
     uint16_t next_avail;    /* of the next chain to pop; counts modulo 2^16 */
     uint16_t next_used;     /* of the next element to push */
     uint16_t signaled_used; /* next_used when virtio_queue_wants_interrupt() was last asked */

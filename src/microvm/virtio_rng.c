@@ -77,8 +77,7 @@ static const struct virtio_class rng_class = { .device_id = VIRTIO_ID_RNG,
                                                .queue_count = 1,
                                                .serve = rng_serve };
 
-static int rng_save(struct device *device, struct stasis_machine *machine,
-                    struct stasis_error *err)
+static int rng_save(struct device *device, struct stasis_machine *machine, struct stasis_error *err)
 {
     struct virtio_rng_state state = { 0 };
     int r = virtio_save(&rng_of(device)->virtio, &state.transport, err);

@@ -60,6 +60,10 @@ struct vm {
 void vm_init(struct vm *vm);
 void vm_release(struct vm *vm);
 
+/* The part of building that needs no configuration: an empty KVM VM. It may be done ahead of time;
+ * vm_build() does it where it has not been. On failure there is nothing. */
+int vm_prepare(struct vm *vm, const struct vm_host *host, struct stasis_error *err);
+
 /* Build all of it, vCPU threads included, parked. `memory` (may be NULL) becomes the VM's, and is left
  * empty, also on failure: RAM from stasis_restore(). Without it fresh zeroed RAM is made. On failure
  * vm_release() is to be called. */
@@ -72,6 +76,9 @@ size_t vm_layout_memory(uint64_t memory_size, struct stasis_region regions[2]);
 uint32_t vm_slots_used(const struct vm_config *config);
 /* The view that libstasis wants; valid as long as the VM. */
 struct stasis_kvm_vm vm_kvm_view(const struct vm *vm);
+
+int vm_set_vcpu_cpuid(const struct vm *vm, uint32_t index, const struct kvm_cpuid2 *cpuid,
+                      struct stasis_error *err);
 
 /* Devices run first, then vCPUs. */
 int vm_resume(struct vm *vm, struct stasis_error *err);

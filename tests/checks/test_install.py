@@ -82,7 +82,7 @@ def all_parts_are_installed():
     files = installed_files()
     for pattern in (r"bin/stasis$", r"lib/.*libstasis\.so$", r"lib/.*libstasis\.so\.0$",
                     r"lib/.*libstasis\.so\.0\.\d+\.\d+$", r"include/stasis/stasis\.h$",
-                    r"lib/.*pkgconfig/stasis\.pc$", r"share/man/man1/stasis\.1$"):
+                    r"lib/.*pkgconfig/stasis\.pc$"):
         tap.equal(len([name for name in files if re.match(pattern, name)]), 1,
                   "number of installed files like " + pattern)
 
@@ -119,9 +119,9 @@ def the_readme_example_compiles_and_runs():
 
 
 @tap.case
-def the_installed_command_runs():
-    environment = dict(os.environ, LD_LIBRARY_PATH=folder_of("libstasis.so.0"))
-    output = run([os.path.join(Installation.prefix, "bin", "stasis"), "--help"], env=environment)
+def the_installed_command_finds_its_library():
+    installed_files()
+    output = run([os.path.join(Installation.prefix, "bin", "stasis"), "--help"])
     for name in ("run", "save", "restore", "pause", "resume", "info", "verify"):
         tap.true(re.search(r"\b%s\b" % name, output), name + " is missing in: " + output)
 

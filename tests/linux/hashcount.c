@@ -326,10 +326,28 @@ static int manifest(void)
     return 0;
 }
 
+/* The wall clock, set to `text` seconds since the epoch. */
+static int set_clock(const char *text)
+{
+    char *end;
+    const double seconds = strtod(text, &end);
+    struct timespec now = { .tv_sec = (time_t)seconds };
+
+    now.tv_nsec = (long)((seconds - (double)now.tv_sec) * 1e9);
+    if (*end != '\0' || end == text || clock_settime(CLOCK_REALTIME, &now) < 0) {
+        printf("BAD clock %s: %s\n", text, strerror(errno));
+        return 1;
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "clock") == 0)
+        return set_clock(argv[2]);
     if (argc != 3 || (strcmp(argv[1], "run") != 0 && strcmp(argv[1], "manifest") != 0)) {
-        fprintf(stderr, "usage: hashcount run DIR | hashcount manifest DIR < NAMES\n");
+        fprintf(stderr, "usage: hashcount run DIR | hashcount manifest DIR < NAMES | "
+                        "hashcount clock SECONDS\n");
         return 2;
     }
     if (chdir(argv[2]) < 0) {

@@ -139,14 +139,16 @@ def build_initramfs(options, file):
     for number, module in enumerate(modules, 10):
         archive.copy(module, "lib/modules/%d-%s" % (number, os.path.basename(module)))
 
-    # Libraries keep their paths, so the loader's built-in search finds most; those in unusual
-    # places (a build folder) are found by LD_LIBRARY_PATH.
+    # The system's libraries keep their paths, so the loader's built-in search finds most. Those of a
+    # build folder may lie anywhere (under /tmp, say, which is mounted over): they get a new home.
     library_folders = []
     for binary in options.bin:
         archive.copy(binary, "bin/" + os.path.basename(binary))
         for library in libraries_of(binary):
-            archive.copy(library, library)
-            folder = os.path.dirname(library)
+            own = not library.startswith(("/lib", "/usr/"))
+            place = "/lib/own/" + os.path.basename(library) if own else library
+            archive.copy(library, place)
+            folder = os.path.dirname(place)
             if folder not in library_folders:
                 library_folders.append(folder)
     for pair in options.add:

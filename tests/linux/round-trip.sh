@@ -209,6 +209,9 @@ check 0 "the guest boots and counts"
 type_line cpus
 wait_for /tmp/a.log "^cpus $CPUS" "$STEP_LIMIT"
 check $? "it has $CPUS CPUs"
+type_line "clock $(echo | ts %.s)"
+wait_for /tmp/a.log "^clock set" "$STEP_LIMIT"
+check $? "its wall clock is set"
 wait_count /tmp/a.log 10 "$STEP_LIMIT" || give_up "it counts to 10"
 
 # Save while it runs; it must go on.

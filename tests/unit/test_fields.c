@@ -19,9 +19,9 @@ static void assert_same(const struct stasis_table *table, const void *a, const v
     struct stasis_error err = { 0 };
     uint64_t differences = 99;
 
-    assert_stasis_ok(fields_compare(table, a, b, "", STASIS_COMPARE_VOLATILE, NULL, NULL,
-                                    &differences, &err),
-                     &err);
+    assert_stasis_ok(
+        fields_compare(table, a, b, "", STASIS_COMPARE_VOLATILE, NULL, NULL, &differences, &err),
+        &err);
     assert_int_equal(differences, 0);
 }
 
@@ -388,12 +388,28 @@ static void values_of_another_type_are_corrupt(void **state)
 static void types_are_not_taken_for_each_other(void **state)
 {
     static const struct pair wrong[] = {
-        { "u8", "f5" },      { "u8", "4101" },    { "u8", "6131" },   { "u8", "80" },
-        { "u8", "a0" },      { "flag", "01" },    { "flag", "00" },   { "triple", "18ff" },
-        { "triple", "4100" }, { "bytes", "64deadbeef" }, { "bytes", "8401020304" },
-        { "text", "4161" },  { "text", "01" },    { "point", "80" },  { "point", "00" },
-        { "corners", "a0" }, { "blob", "6161" },  { "blob", "8101" }, { "points", "a0" },
-        { "points", "40" },  { "part", "80" },    { "s64", "f4" },
+        { "u8", "f5" },
+        { "u8", "4101" },
+        { "u8", "6131" },
+        { "u8", "80" },
+        { "u8", "a0" },
+        { "flag", "01" },
+        { "flag", "00" },
+        { "triple", "18ff" },
+        { "triple", "4100" },
+        { "bytes", "64deadbeef" },
+        { "bytes", "8401020304" },
+        { "text", "4161" },
+        { "text", "01" },
+        { "point", "80" },
+        { "point", "00" },
+        { "corners", "a0" },
+        { "blob", "6161" },
+        { "blob", "8101" },
+        { "points", "a0" },
+        { "points", "40" },
+        { "part", "80" },
+        { "s64", "f4" },
     };
 
     (void)state;
@@ -459,6 +475,37 @@ static void sizes_that_do_not_fit_are_refused(void **state)
         const struct bytes bytes = with_value(cases[i].key, cases[i].value);
 
         assert_refused(&bytes, cases[i].code, cases[i].story);
+    }
+}
+
+static void texts_are_utf8_to_the_last_code_point(void **state)
+{
+    static const struct {
+        const char *hex;
+        bool good;
+    } cases[] = {
+        { "60", true },          { "617f", true },        { "62c280", true },
+        { "62dfbf", true },      { "63e0a080", true },    { "63ed9fbf", true },
+        { "63ee8080", true },    { "63efbfbf", true },    { "64f0908080", true },
+        { "64f48fbfbf", true },  { "6180", false },       { "61ff", false },
+        { "62c1bf", false },     { "62c27f", false },     { "62c2c0", false },
+        { "63e09fbf", false },   { "63eda080", false },   { "63e08080", false },
+        { "63e1807f", false },   { "62e180", false },     { "64f08fbfbf", false },
+        { "64f4908080", false }, { "64f5808080", false }, { "64f180807f", false },
+        { "63f18080", false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct bytes bytes = with_value("text", cases[i].hex);
+        struct sample sample;
+
+        if (!cases[i].good) {
+            assert_refused(&bytes, STASIS_ERR_CORRUPT, "text: the text is not UTF-8");
+            continue;
+        }
+        assert_int_equal(decode_sample(&bytes, &sample, NULL), 0);
+        release_sample(&sample);
     }
 }
 
@@ -701,6 +748,7 @@ int main(void)
         cmocka_unit_test(types_are_not_taken_for_each_other),
         cmocka_unit_test(values_out_of_range_are_an_invalid_machine),
         cmocka_unit_test(sizes_that_do_not_fit_are_refused),
+        cmocka_unit_test(texts_are_utf8_to_the_last_code_point),
         cmocka_unit_test(a_blob_beyond_its_limit_is_refused),
         cmocka_unit_test(a_list_that_the_data_cannot_fill_is_refused_at_once),
         cmocka_unit_test(what_is_not_one_map_is_corrupt),

@@ -71,17 +71,17 @@ struct pair {
 };
 
 static const struct pair golden_pairs[SAMPLE_FIELDS] = {
-    { "u8", "17" },                                /* 23 */
-    { "u16", "1901f4" },                           /* 500 */
-    { "u32", "1a00010000" },                       /* 65536 */
-    { "u64", "1bffffffffffffffff" },               /* 2^64 - 1 */
-    { "s64", "3903e7" },                           /* -1000 */
-    { "flag", "f5" },                              /* true */
-    { "digit", "0a" },                             /* 10 */
-    { "triple", "83001818 18ff" },                 /* [0, 24, 255] */
-    { "bytes", "44deadbeef" },                     /* h'deadbeef' */
-    { "text", "67637075 2d303031" },               /* "cpu-001" */
-    { "point", "a2 6178 01 6179 20" },             /* {x: 1, y: -1} */
+    { "u8", "17" },                                        /* 23 */
+    { "u16", "1901f4" },                                   /* 500 */
+    { "u32", "1a00010000" },                               /* 65536 */
+    { "u64", "1bffffffffffffffff" },                       /* 2^64 - 1 */
+    { "s64", "3903e7" },                                   /* -1000 */
+    { "flag", "f5" },                                      /* true */
+    { "digit", "0a" },                                     /* 10 */
+    { "triple", "83001818 18ff" },                         /* [0, 24, 255] */
+    { "bytes", "44deadbeef" },                             /* h'deadbeef' */
+    { "text", "67637075 2d303031" },                       /* "cpu-001" */
+    { "point", "a2 6178 01 6179 20" },                     /* {x: 1, y: -1} */
     { "corners", "82 a26178026179 3818 a26178036179 00" }, /* [{2, -25}, {3, 0}] */
     { "blob", "43010203" },
     { "points", "81 a2 6178 18ff 6179 1b7fffffffffffffff" }, /* [{255, 2^63 - 1}] */
@@ -89,22 +89,21 @@ static const struct pair golden_pairs[SAMPLE_FIELDS] = {
     { "later", "07" },
 };
 
-static const char golden_hex[] =
-    "b06275381763753136"
-    "1901f4637533321a00010000"
-    "637536341bffffffffffffffff"
-    "637336343903e7"
-    "64666c6167f5"
-    "6564696769740a"
-    "66747269706c658300181818ff"
-    "65627974657344deadbeef"
-    "6474657874676370752d303031"
-    "65706f696e74a2617801617920"
-    "67636f726e65727382a261780261793818a2617803617900"
-    "64626c6f6243010203"
-    "66706f696e747381a2617818ff61791b7fffffffffffffff"
-    "6470617274a261780461793b7fffffffffffffff"
-    "656c6174657207";
+static const char golden_hex[] = "b06275381763753136"
+                                 "1901f4637533321a00010000"
+                                 "637536341bffffffffffffffff"
+                                 "637336343903e7"
+                                 "64666c6167f5"
+                                 "6564696769740a"
+                                 "66747269706c658300181818ff"
+                                 "65627974657344deadbeef"
+                                 "6474657874676370752d303031"
+                                 "65706f696e74a2617801617920"
+                                 "67636f726e65727382a261780261793818a2617803617900"
+                                 "64626c6f6243010203"
+                                 "66706f696e747381a2617818ff61791b7fffffffffffffff"
+                                 "6470617274a261780461793b7fffffffffffffff"
+                                 "656c6174657207";
 
 /* The struct that golden_hex encodes; release it with stasis_fields_release(). */
 static inline struct sample make_sample(void)

@@ -8,6 +8,7 @@
 
 #include "unit.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,6 +80,8 @@ static inline uint64_t random_scalar(struct random_source *random, const struct 
     const uint64_t bits = 8 * field_width(field);
     uint64_t value = random_next(random) >> random_below(random, 64);
 
+    if (field->flags & STASIS_FIELD_KEY)
+        value = random_next(random); /* large, so that no two are alike by chance */
     if (field->kind == STASIS_FIELD_BOOL)
         return value & 1;
     if (bits < 64)
@@ -146,7 +149,7 @@ static inline void random_field(struct random_source *random, const struct stasi
         *field_pointer(object, field) = count ? allocate(count * field->table->struct_size) : NULL;
         *field_length(object, field) = count;
         random_elements(random, field->table, *field_pointer(object, field), count);
-    } else if (random_below(random, 4) > 0) { /* a PART */
+    } else if (random_below(random, 8) > 0) { /* a PART */
         *field_pointer(object, field) = allocate(field->table->struct_size);
         random_struct(random, field->table, *field_pointer(object, field));
     }
