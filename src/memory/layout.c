@@ -47,9 +47,8 @@ int stasis_memory_check(const struct stasis_memory *memory, struct stasis_error 
     if (memory->region_count == 0 || !memory->regions)
         return stasis_fail(err, STASIS_ERR_INVALID_MEMORY, "memory has no regions");
     if (memory->region_count > STASIS_REGION_MAX)
-        return stasis_fail(err, STASIS_ERR_LIMIT,
-                           "memory has %zu regions, at most %d are accepted", memory->region_count,
-                           STASIS_REGION_MAX);
+        return stasis_fail(err, STASIS_ERR_LIMIT, "memory has %zu regions, at most %d are accepted",
+                           memory->region_count, STASIS_REGION_MAX);
 
     for (size_t i = 0; i < memory->region_count; i++) {
         const struct stasis_region *region = &memory->regions[i];
@@ -61,7 +60,7 @@ int stasis_memory_check(const struct stasis_memory *memory, struct stasis_error 
         if (region->gpa < previous_end)
             return stasis_fail(err, STASIS_ERR_INVALID_MEMORY,
                                "memory region %zu at 0x%" PRIx64
-                               " overlaps or precedes the region before it, which ends at 0x%" PRIx64,
+                               " overlaps the one before it, which ends at 0x%" PRIx64,
                                i, region->gpa, previous_end);
         total += region->size;
         if (total > STASIS_MEMORY_SIZE_MAX)

@@ -17,7 +17,7 @@
 struct progress {
     stasis_progress_fn *fn; /* may be NULL */
     void *arg;
-    uint64_t total; /* bytes */
+    uint64_t total;       /* bytes */
     pthread_mutex_t lock; /* for what follows, and held while fn runs */
     uint64_t done;
     uint64_t reported; /* what fn was last told */

@@ -13,4 +13,11 @@ struct stasis_snapshot {
     struct format_image *image;
 };
 
+/*
+ * Open a file and find its format. `ret_source->fd` is the caller's to close, unless a codec takes it.
+ * STASIS_ERR_BAD_MAGIC no known format; errors of io_open_regular(), with the path in front.
+ */
+int snapshot_source_open(const char *path, struct format_source *ret_source,
+                         const struct format_codec **ret_codec, struct stasis_error *err);
+
 #endif

@@ -12,40 +12,55 @@
 #include "base/io.h"
 #include "snapshot/handle.h"
 
-static int read_head(struct format_source *source, struct stasis_error *err)
-{
-    source->head_size =
-        source->file_size < FORMAT_HEAD_SIZE ? (size_t)source->file_size : FORMAT_HEAD_SIZE;
-    return io_read_at(source->fd, source->head, source->head_size, 0, err);
-}
-
-static int open_source(struct format_source *source, struct stasis_snapshot *snapshot,
+/* Read the head of an open file and ask the formats. */
+static int find_format(struct format_source *source, const struct format_codec **ret_codec,
                        struct stasis_error *err)
 {
-    int r = read_head(source, err);
+    int r;
 
+    source->head_size =
+        source->file_size < FORMAT_HEAD_SIZE ? (size_t)source->file_size : FORMAT_HEAD_SIZE;
+    r = io_read_at(source->fd, source->head, source->head_size, 0, err);
     if (r < 0)
         return r;
-    snapshot->codec = format_find(source);
-    if (!snapshot->codec)
+    *ret_codec = format_find(source);
+    if (!*ret_codec)
         return stasis_fail(err, STASIS_ERR_BAD_MAGIC,
                            source->file_size == 0 ? "the file is empty"
                                                   : "not a snapshot of any known format");
-    return snapshot->codec->open(source, &snapshot->image, err);
+    return 0;
+}
+
+int snapshot_source_open(const char *path, struct format_source *ret_source,
+                         const struct format_codec **ret_codec, struct stasis_error *err)
+{
+    int r;
+
+    ret_source->path = path;
+    ret_source->fd = -1;
+    r = io_open_regular(path, O_RDONLY, &ret_source->fd, &ret_source->file_size, err);
+    if (r < 0)
+        return r;
+    r = find_format(ret_source, ret_codec, err);
+    if (r < 0) {
+        fd_close(&ret_source->fd);
+        return stasis_wrap(err, r, "'%s'", path);
+    }
+    return 0;
 }
 
 int stasis_open(const char *path, struct stasis_snapshot **ret_snapshot, struct stasis_error *err)
 {
-    struct format_source source = { .path = path, .fd = -1 };
     auto_free struct stasis_snapshot *snapshot = calloc(1, sizeof(*snapshot));
+    struct format_source source;
     int r;
 
     if (!snapshot)
         return stasis_fail_memory(err, "a snapshot handle");
-    r = io_open_regular(path, O_RDONLY, &source.fd, &source.file_size, err);
+    r = snapshot_source_open(path, &source, &snapshot->codec, err);
     if (r < 0)
         return r;
-    r = open_source(&source, snapshot, err);
+    r = snapshot->codec->open(&source, &snapshot->image, err);
     fd_close(&source.fd); /* -1 when the codec has taken it */
     if (r < 0)
         return stasis_wrap(err, r, "'%s'", path);

@@ -178,7 +178,8 @@ static void seal_chunks(struct craft *craft, uint64_t entry)
     const uint64_t off = craft_get(craft, entry + CRAFT_OFF, 8);
     const uint64_t size = craft_get(craft, entry + CRAFT_SIZE, 8);
     const uint64_t chunk_size = craft_get(craft, entry + CRAFT_CHUNK_SIZE, 4);
-    const uint64_t digests = craft_entry_at(craft, craft_get(craft, entry + CRAFT_DIGEST_SECTION, 4));
+    const uint64_t digests =
+        craft_entry_at(craft, craft_get(craft, entry + CRAFT_DIGEST_SECTION, 4));
     const uint64_t digests_off = craft_get(craft, digests + CRAFT_OFF, 8);
     const size_t digest_size = digest_bytes(craft);
     uint64_t chunk = 0;
@@ -207,7 +208,8 @@ static void seal_whole(struct craft *craft, uint64_t entry)
 
 static void copy_digest(struct craft *craft, uint64_t entry)
 {
-    const uint64_t digests = craft_entry_at(craft, craft_get(craft, entry + CRAFT_DIGEST_SECTION, 4));
+    const uint64_t digests =
+        craft_entry_at(craft, craft_get(craft, entry + CRAFT_DIGEST_SECTION, 4));
 
     if (digests != 0)
         memmove(craft->data + entry + CRAFT_DIGEST, craft->data + digests + CRAFT_DIGEST, 32);

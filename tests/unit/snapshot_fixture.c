@@ -226,8 +226,8 @@ static void add_devices(struct stasis_machine *machine, uint64_t *random)
     for (unsigned i = 0; i < 3; i++) {
         const char *const ids[] = { "disk0", "disk1", "com1" };
 
-        if (stasis_machine_add_opaque_device(machine, i < 2 ? "virtio-blk" : "serial", ids[i], i + 1,
-                                             state, i * 100, NULL) < 0)
+        if (stasis_machine_add_opaque_device(machine, i < 2 ? "virtio-blk" : "serial", ids[i],
+                                             i + 1, state, i * 100, NULL) < 0)
             must(NULL, "add a device");
     }
 }
@@ -407,8 +407,8 @@ void fixture_random_memory(struct stasis_memory *memory, size_t region_max, uint
     for (size_t i = 0; i < count; i++) {
         gpa += fixture_random(&seed) % 3 * STASIS_PAGE_SIZE; /* a third of them adjoin */
         regions[i].gpa = gpa;
-        regions[i].size = (1 + fixture_random(&seed) % (size_max / STASIS_PAGE_SIZE)) *
-                          STASIS_PAGE_SIZE;
+        regions[i].size =
+            (1 + fixture_random(&seed) % (size_max / STASIS_PAGE_SIZE)) * STASIS_PAGE_SIZE;
         gpa += regions[i].size;
     }
     fixture_memory(memory, regions, count, (unsigned)(fixture_random(&seed) % 101), seed);
@@ -437,8 +437,7 @@ bool fixture_machine_equal(const struct stasis_machine *a, const struct stasis_m
     byte_buffer_init(&b_bytes, SIZE_MAX);
     equal = fields_encode(&stasis_machine_table, a, &a_bytes, NULL) == 0 &&
             fields_encode(&stasis_machine_table, b, &b_bytes, NULL) == 0 &&
-            a_bytes.size == b_bytes.size &&
-            memcmp(a_bytes.data, b_bytes.data, a_bytes.size) == 0;
+            a_bytes.size == b_bytes.size && memcmp(a_bytes.data, b_bytes.data, a_bytes.size) == 0;
     byte_buffer_release(&a_bytes);
     byte_buffer_release(&b_bytes);
     return equal;

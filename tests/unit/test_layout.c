@@ -22,9 +22,9 @@ static int check(struct stasis_region *regions, size_t count, struct stasis_erro
 
 static void regions_that_adjoin_or_leave_holes_are_fine(void **state)
 {
-    struct stasis_region regions[] = {
-        { .gpa = 0, .size = PAGE }, { .gpa = PAGE, .size = 2 * PAGE }, { .gpa = 9 * PAGE, .size = PAGE }
-    };
+    struct stasis_region regions[] = { { .gpa = 0, .size = PAGE },
+                                       { .gpa = PAGE, .size = 2 * PAGE },
+                                       { .gpa = 9 * PAGE, .size = PAGE } };
     struct stasis_error err = { 0 };
 
     (void)state;
@@ -74,7 +74,8 @@ static void parts_of_pages_are_refused(void **state)
 
 static void overlap_is_refused_and_says_which_region(void **state)
 {
-    struct stasis_region regions[] = { { .gpa = 0, .size = 2 * PAGE }, { .gpa = PAGE, .size = PAGE } };
+    struct stasis_region regions[] = { { .gpa = 0, .size = 2 * PAGE },
+                                       { .gpa = PAGE, .size = PAGE } };
     struct stasis_error err = { 0 };
 
     (void)state;
@@ -84,7 +85,8 @@ static void overlap_is_refused_and_says_which_region(void **state)
 
 static void regions_out_of_order_are_refused(void **state)
 {
-    struct stasis_region regions[] = { { .gpa = 4 * PAGE, .size = PAGE }, { .gpa = 0, .size = PAGE } };
+    struct stasis_region regions[] = { { .gpa = 4 * PAGE, .size = PAGE },
+                                       { .gpa = 0, .size = PAGE } };
     struct stasis_error err = { 0 };
 
     (void)state;

@@ -155,7 +155,8 @@ static void the_page_lists_every_key_of_machine_state(void **state)
         update_page(path, (char *)page, (size_t)(begin - (char *)page), list, end);
     else if (strncmp(begin, list, strlen(list)) != 0 || begin + strlen(list) != end)
         fail_msg("%s is not what the field tables say; run this test once with "
-                 "STASIS_UPDATE_DOC=1 in the environment and look at the difference", path);
+                 "STASIS_UPDATE_DOC=1 in the environment and look at the difference",
+                 path);
     free(list);
     free(page);
 }

@@ -270,6 +270,40 @@ static void bytes_behind_the_recorded_end_are_refused(void **state)
     assert_stasis_fails(open_path(path(), &err), &err, STASIS_ERR_CORRUPT);
 }
 
+static void a_damaged_snapshot_still_has_a_format(void **state)
+{
+    const char *format = NULL;
+    struct stasis_error err = { 0 };
+
+    (void)state;
+    file.data[100] ^= 1;
+    file.size = 200;
+    assert_stasis_fails(open_file(&err), &err, STASIS_ERR_TRUNCATED);
+    assert_stasis_ok(stasis_identify(path(), &format, &err), &err);
+    assert_string_equal(format, "native");
+}
+
+static void what_has_no_format_is_not_given_one(void **state)
+{
+    const char *format = "untouched";
+    struct stasis_error err = { 0 };
+    int r;
+
+    (void)state;
+    file.data[0] = 'x';
+    craft_store(&file, path());
+    r = stasis_identify(path(), &format, &err);
+    assert_int_equal(r, -EBADMSG);
+    assert_stasis_fails(r, &err, STASIS_ERR_BAD_MAGIC);
+    r = stasis_identify(dir.path, &format, &err);
+    assert_int_equal(r, -EINVAL);
+    assert_stasis_fails(r, &err, STASIS_ERR_NOT_REGULAR);
+    r = stasis_identify(fixture_path(&dir, "nothing"), &format, &err);
+    assert_int_equal(r, -ENOENT);
+    assert_stasis_fails(r, &err, STASIS_ERR_NOT_FOUND);
+    assert_string_equal(format, "untouched");
+}
+
 /* --- one flipped bit --- */
 
 /* Flip one bit of a byte in the stored file and open it. */
@@ -317,9 +351,9 @@ static void flip_each_byte(uint64_t begin, uint64_t size, const char *name)
 
 static void a_flipped_bit_in_table_machine_layout_or_meta_is_found_and_named(void **state)
 {
-    static const char *const names[] = { [CRAFT_MACHINE] = "machine",
-                                         [CRAFT_LAYOUT] = "layout",
-                                         [CRAFT_META] = "meta" };
+    static const char *const names[] = {
+        [CRAFT_MACHINE] = "machine", [CRAFT_LAYOUT] = "layout", [CRAFT_META] = "meta"
+    };
 
     (void)state;
     craft_store(&file, path());
@@ -440,7 +474,9 @@ static void the_number_of_sections_has_limits(void **state)
 
 static void the_section_table_must_lie_within_the_file(void **state)
 {
-    const uint64_t bad[] = { 0, 2048, 4097, UINT64_MAX - 4095, UINT64_C(1) << 63, sound.size + 4096 };
+    const uint64_t bad[] = {
+        0, 2048, 4097, UINT64_MAX - 4095, UINT64_C(1) << 63, sound.size + 4096
+    };
 
     (void)state;
     for (size_t i = 0; i < COUNT(bad); i++) {
@@ -746,6 +782,8 @@ int main(void)
         case_(a_text_transfer_that_changes_line_ends_is_noticed),
         case_(a_file_cut_at_any_edge_of_a_section_is_truncated),
         case_(bytes_behind_the_recorded_end_are_refused),
+        case_(a_damaged_snapshot_still_has_a_format),
+        case_(what_has_no_format_is_not_given_one),
         case_(a_flipped_bit_in_the_superblock_is_found_and_named),
         case_(a_flipped_bit_in_table_machine_layout_or_meta_is_found_and_named),
         case_(a_newer_major_version_is_refused_before_anything_else_is_judged),

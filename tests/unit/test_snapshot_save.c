@@ -358,8 +358,9 @@ static void a_machine_too_large_for_the_format_is_refused(void **state)
         char id[8];
 
         snprintf(id, sizeof(id), "%u", i);
-        assert_stasis_ok(stasis_machine_add_opaque_device(&machine, "large", id, 1, state_bytes,
-                                                          size, &err), &err);
+        assert_stasis_ok(
+            stasis_machine_add_opaque_device(&machine, "large", id, 1, state_bytes, size, &err),
+            &err);
     }
     free(state_bytes);
     expect_failure(NULL, STASIS_ERR_LIMIT);

@@ -167,10 +167,10 @@ static void damage_in_superblock_and_table_is_reported_as_such(void **state)
 
 static void damage_in_each_section_hashed_whole_is_reported_as_its_own(void **state)
 {
-    static const char *const names[] = {
-        [CRAFT_MACHINE] = "machine", [CRAFT_LAYOUT] = "layout", [CRAFT_META] = "meta",
-        [CRAFT_INDEX] = "digest index"
-    };
+    static const char *const names[] = { [CRAFT_MACHINE] = "machine",
+                                         [CRAFT_LAYOUT] = "layout",
+                                         [CRAFT_META] = "meta",
+                                         [CRAFT_INDEX] = "digest index" };
     struct context *c = *state;
 
     for (uint32_t type = CRAFT_MACHINE; type <= CRAFT_INDEX; type++) {
@@ -254,7 +254,8 @@ static void data_lost_to_a_hole_is_damage_and_so_is_data_in_one(void **state)
             flip(c, off + block * BLOCK + 77);
         else
             assert_int_equal(fallocate(c->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                       (off_t)(off + block * BLOCK), STASIS_BLOCK_SIZE), 0);
+                                       (off_t)(off + block * BLOCK), STASIS_BLOCK_SIZE),
+                             0);
         expect_one_damage(c, "memory", block, off + block * BLOCK, BLOCK);
         assert_int_equal(pwrite(c->fd, bytes, BLOCK, (off_t)(off + block * BLOCK)), BLOCK);
         hole_count += is_hole;

@@ -59,7 +59,8 @@ struct page_run {
 static unsigned find_page(const struct page_bits *bits, unsigned page, bool value)
 {
     while (page < SLAB_PAGES) {
-        const uint64_t word = value ? bits->words[page / WORD_BITS] : ~bits->words[page / WORD_BITS];
+        const uint64_t word =
+            value ? bits->words[page / WORD_BITS] : ~bits->words[page / WORD_BITS];
         const uint64_t rest = word >> (page % WORD_BITS);
 
         if (rest != 0)

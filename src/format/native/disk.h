@@ -25,10 +25,10 @@
 #define NATIVE_SECTION_MAX 64
 #define NATIVE_TABLE_SIZE_MAX (NATIVE_SECTION_MAX * NATIVE_ENTRY_SIZE)
 
-#define NATIVE_ALIGN 4096u                         /* of every section's file offset */
-#define NATIVE_MEMORY_ALIGN UINT64_C(0x200000)     /* of the memory section's */
-#define NATIVE_DIGEST_CHUNK 4096u                  /* bytes of digests that share a digest */
-#define NATIVE_CHUNK_MAX (1024u * 1024)            /* bytes; a reader holds one chunk per thread */
+#define NATIVE_ALIGN 4096u                     /* of every section's file offset */
+#define NATIVE_MEMORY_ALIGN UINT64_C(0x200000) /* of the memory section's */
+#define NATIVE_DIGEST_CHUNK 4096u              /* bytes of digests that share a digest */
+#define NATIVE_CHUNK_MAX (1024u * 1024)        /* bytes; a reader holds one chunk per thread */
 #define NATIVE_MACHINE_SIZE_MAX (256u * 1024 * 1024)
 #define NATIVE_FACTS_SIZE_MAX (1024u * 1024) /* layout and meta, each */
 #define NATIVE_ID_SIZE 32

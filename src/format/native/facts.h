@@ -20,7 +20,7 @@ struct native_region {
 };
 
 struct native_layout {
-    uint64_t data_size; /* bytes in pages that are not all zero */
+    uint64_t data_size;            /* bytes in pages that are not all zero */
     struct native_region *regions; /* owned */
     size_t regions_count;
 };
@@ -35,21 +35,21 @@ extern const struct stasis_table native_layout_table;
 extern const struct stasis_table native_meta_table;
 
 /* Append the layout of `memory` to `out`. STASIS_ERR_OUT_OF_MEMORY. */
-int native_layout_encode(const struct stasis_memory *memory, uint64_t data_size, struct byte_buffer *out,
-                  struct stasis_error *err);
+int native_layout_encode(const struct stasis_memory *memory, uint64_t data_size,
+                         struct byte_buffer *out, struct stasis_error *err);
 
 /*
  * Decode and check a layout. The regions become the caller's (free()), with hva NULL.
  * STASIS_ERR_CORRUPT, STASIS_ERR_INVALID_MEMORY, STASIS_ERR_LIMIT, STASIS_ERR_OUT_OF_MEMORY.
  */
 int native_layout_decode(const void *data, size_t size, struct stasis_memory *ret_memory,
-                  uint64_t *ret_data_size, struct stasis_error *err);
+                         uint64_t *ret_data_size, struct stasis_error *err);
 
 /* STASIS_ERR_INVALID_ARGUMENT the label is no UTF-8 or too long; STASIS_ERR_OUT_OF_MEMORY. */
 int native_meta_encode(const char *label, struct byte_buffer *out, struct stasis_error *err);
 
 /* STASIS_ERR_CORRUPT, STASIS_ERR_OUT_OF_MEMORY. */
 int native_meta_decode(const void *data, size_t size, struct native_meta *ret_meta,
-                struct stasis_error *err);
+                       struct stasis_error *err);
 
 #endif

@@ -74,8 +74,9 @@ static int read_section(const struct native_image *native, int fd, uint32_t type
         return stasis_wrap(err, r, "%s", section_name(type, text));
     digest_sha256(data, (size_t)section->size, digest);
     if (memcmp(digest, section->digest, sizeof(digest)) != 0)
-        return stasis_fail(err, STASIS_ERR_DIGEST_MISMATCH, "%s (file offset 0x%jx): digest mismatch",
-                           section_name(type, text), (uintmax_t)section->file_off);
+        return stasis_fail(err, STASIS_ERR_DIGEST_MISMATCH,
+                           "%s (file offset 0x%jx): digest mismatch", section_name(type, text),
+                           (uintmax_t)section->file_off);
     *ret_data = take_ptr(data);
     *ret_size = (size_t)section->size;
     return 0;

@@ -160,8 +160,8 @@ static int check_place(const struct native_superblock *superblock,
     if (section->type == 0)
         return stasis_fail(err, STASIS_ERR_CORRUPT, "section table: an entry has type 0");
     if (section->file_off < NATIVE_SUPERBLOCK_SIZE || section->file_off % NATIVE_ALIGN != 0)
-        return stasis_fail(err, STASIS_ERR_CORRUPT, "%s: no section can be at file offset %ju", name,
-                           (uintmax_t)section->file_off);
+        return stasis_fail(err, STASIS_ERR_CORRUPT, "%s: no section can be at file offset %ju",
+                           name, (uintmax_t)section->file_off);
     if (__builtin_add_overflow(section->file_off, section->size, &end) ||
         end > superblock->file_size)
         return stasis_fail(err, STASIS_ERR_CORRUPT,
@@ -273,8 +273,8 @@ static int check_section(const struct native_superblock *superblock,
 
     if (!understood(section) && (section->flags & NATIVE_FLAG_CRITICAL))
         return stasis_fail(err, STASIS_ERR_CRITICAL_SECTION,
-                           "%s, version %u, method %u: unknown to this program, and not to be skipped",
-                           name, section->version, section->method);
+                           "%s, version %u, method %u: unknown here, and not to be skipped", name,
+                           section->version, section->method);
     /* The limits come before the place: an absurd size is named as such, not as a short file. */
     if (understood(section) && (r = check_rules(section, find_rules(section->type), err)) < 0)
         return r;

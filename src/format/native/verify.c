@@ -36,7 +36,7 @@
 struct verify {
     const struct native_image *native;
     int fd;
-    struct stasis_damage *damage; /* the caller's, damage_max entries, the first damage_count in use */
+    struct stasis_damage *damage; /* the caller's; the first damage_count entries are in use */
     size_t damage_max;
     struct progress progress;
     bool section_bad[NATIVE_SECTION_MAX]; /* hashed whole, and wrong; set before workers start */
@@ -107,8 +107,8 @@ static struct stasis_damage describe_chunk(const struct section_job *job, uint64
     const struct native_section *section = job->section;
     const uint64_t section_off = chunk * section->chunk_size;
     char text[NATIVE_SECTION_NAME_SIZE];
-    struct stasis_damage damage = describe(section_name(section->type, text), chunk,
-                                           section->file_off + section_off, size);
+    struct stasis_damage damage =
+        describe(section_name(section->type, text), chunk, section->file_off + section_off, size);
 
     if (section->type == NATIVE_SECTION_MEMORY) {
         damage.has_gpa = true;
@@ -338,10 +338,9 @@ static int verify_chunked(struct verify *verify, uint32_t index, unsigned thread
     const uint64_t chunk_count = section_chunk_count(section);
     const uint64_t slab_count = chunk_count / SLAB_CHUNKS + (chunk_count % SLAB_CHUNKS != 0);
     auto_free uint8_t *buffers = calloc(thread_count, section->chunk_size);
-    const struct section_job job = { .verify = verify,
-                                     .section = section,
-                                     .chunk_count = chunk_count,
-                                     .buffers = buffers };
+    const struct section_job job = {
+        .verify = verify, .section = section, .chunk_count = chunk_count, .buffers = buffers
+    };
     char text[NATIVE_SECTION_NAME_SIZE];
     int r;
 
@@ -416,8 +415,7 @@ static int run_verify(struct verify *verify, unsigned thread_count, struct stasi
     int r;
 
     if ((r = check_not_shrunk(verify, err)) < 0 || (r = verify_superblock(verify, err)) < 0 ||
-        (r = verify_table(verify, err)) < 0 ||
-        (r = verify_sections(verify, thread_count, err)) < 0)
+        (r = verify_table(verify, err)) < 0 || (r = verify_sections(verify, thread_count, err)) < 0)
         return r;
     return 0;
 }

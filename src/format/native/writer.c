@@ -33,9 +33,9 @@ static bool align_up(uint64_t value, uint64_t align, uint64_t *ret_aligned)
     return true;
 }
 
-int native_writer_place(struct native_writer *writer, enum native_section_type type,
-                        uint16_t flags, uint64_t align, uint64_t size,
-                        struct native_section **ret_section, struct stasis_error *err)
+int native_writer_place(struct native_writer *writer, enum native_section_type type, uint16_t flags,
+                        uint64_t align, uint64_t size, struct native_section **ret_section,
+                        struct stasis_error *err)
 {
     struct native_section *section;
     uint64_t file_off, end;
@@ -87,8 +87,8 @@ static int write_sparse(int fd, const uint8_t *data, size_t size, uint64_t file_
     while (begin < size) {
         size_t end = begin;
 
-        while (end < size && !zero_bytes(data + end, size - end < NATIVE_ALIGN ? size - end
-                                                                               : NATIVE_ALIGN))
+        while (end < size &&
+               !zero_bytes(data + end, size - end < NATIVE_ALIGN ? size - end : NATIVE_ALIGN))
             end += NATIVE_ALIGN;
         if (end > size)
             end = size;

@@ -46,9 +46,9 @@ int native_writer_append(struct native_writer *writer, enum native_section_type 
  * The entry of a section of `size` bytes at the next multiple of `align`; its bytes, method and
  * digest are the caller's to fill in. Valid as long as the writer. STASIS_ERR_LIMIT.
  */
-int native_writer_place(struct native_writer *writer, enum native_section_type type,
-                        uint16_t flags, uint64_t align, uint64_t size,
-                        struct native_section **ret_section, struct stasis_error *err);
+int native_writer_place(struct native_writer *writer, enum native_section_type type, uint16_t flags,
+                        uint64_t align, uint64_t size, struct native_section **ret_section,
+                        struct stasis_error *err);
 
 /*
  * Guest memory: flat, zero pages left as holes. The digests of its blocks come to stand in a
