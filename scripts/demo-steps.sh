@@ -78,6 +78,9 @@ check()
         END { if (last == 0) print "no counts"; exit bad || last == 0 }'
 }
 
+: >"$before"
+: >"$after"
+
 say "boot: stasis run $RUN_OPTIONS --api-socket vm.sock"
 # shellcheck disable=SC2086 # the options are words
 "$STASIS" run $RUN_OPTIONS --cmdline "$CMDLINE" --api-socket "$socket" \
@@ -87,7 +90,7 @@ follow "$before" 8
 
 say "pause and save: stasis save --socket vm.sock --output demo.stasis"
 "$STASIS" pause --socket "$socket" || die "pause failed"
-"$STASIS" save --socket "$socket" --output "$snapshot" || die "save failed"
+"$STASIS" save --socket "$socket" --output "$snapshot" 2>"$FOLDER/save.err" || die "save failed"
 saved_at=$(last_count "$before")
 
 say "kill -9 $vm: the machine is gone, at count $saved_at"
@@ -107,4 +110,4 @@ follow "$after" $((saved_at + 8))
 
 cat "$before" "$after" >"$both"
 check "$both" || die "the guest did not go on where it was saved"
-say "the guest counted from 1 to $(last_count "$both") without a gap; it was dead between $saved_at and $((saved_at + 1))"
+say "the guest counted from 1 to $(last_count "$both") without a gap; it was dead between counts $saved_at and $((saved_at + 1))"

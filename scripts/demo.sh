@@ -8,14 +8,15 @@
 #     software   the small guest of guest/: such a KVM is too slow, or too incomplete, for Linux
 #     absent     Linux one level down: QEMU emulates a machine that has a /dev/kvm
 # DEMO_KVM=hardware|software|absent overrides. Exit status 0 only when the guest's counter went on
-# without a gap. What is fetched is kept in BUILD/kernels for the next time.
+# without a gap. What is fetched is kept in BUILD/linux-kernels
+# (or STASIS_KERNELS) for the next time.
 set -euo pipefail
 
 [ $# -eq 1 ] || { echo "usage: demo.sh BUILD" >&2; exit 2; }
 build=$(realpath "$1")
 cd "$(dirname "$0")/.."
 stasis=$build/src/cli/stasis
-kernels=$build/kernels
+kernels=${STASIS_KERNELS:-$build/linux-kernels}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -52,8 +53,14 @@ demo_linux()
 
 demo_nested()
 {
+    # By a path without blanks, and with its library where the loader down there looks anyway.
+    mkdir "$work/bin"
+    cp "$stasis" "$work/bin/stasis"
+    cp "$build/src/libstasis.so.0" "$work/libstasis.so.0"
+
     # noxsave: QEMU does not intercept a nested guest's XSETBV, so Linux would warn and do so itself.
-    /usr/bin/python3 tests/linux/nested.py --kernels "$kernels" --script "$steps" --bin "$stasis" \
+    /usr/bin/python3 tests/linux/nested.py --kernels "$kernels" --script "$steps" \
+        --bin "$work/bin/stasis" --add "$work/libstasis.so.0:/lib/libstasis.so.0" \
         --add "$kernels/guest/vmlinuz:/guest/vmlinuz" --add "$work/initrd:/guest/initrd" \
         --add "$work/disk.img:/guest/disk.img" --timeout 900 \
         --env STASIS=/bin/stasis --env FOLDER=/tmp --env LIMIT=300 \

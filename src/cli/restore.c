@@ -58,8 +58,9 @@ static void print_timings(const struct microvm_load_report *report)
 {
     fprintf(stderr,
             "{\"opened_us\":%" PRIu64 ",\"created_us\":%" PRIu64 ",\"restored_us\":%" PRIu64
-            ",\"first_run_us\":%" PRIu64 "}\n",
-            report->opened_us, report->created_us, report->restored_us, report->first_run_us);
+            ",\"first_run_us\":%" PRIu64 ",\"first_run_ns\":%" PRIu64 "}\n",
+            report->opened_us, report->created_us, report->restored_us, report->first_run_us,
+            report->first_run_ns);
 }
 
 static int restore_vm(struct restore_request *request)

@@ -1,39 +1,43 @@
 /*
- * api_server.c - how requests arrive: HTTP/1.1 on a Unix socket, by libmicrohttpd.
+ * api_server.c - how requests arrive: HTTP/1.1 over the control socket, by libmicrohttpd.
  *
  * Each connection has a thread of its own, so that "GET /" is answered while a save runs. Clients are
  * hostile: connections, header bytes and body bytes are limited, and a client that keeps us waiting for
- * more than PATIENCE_MS is cut off by the reaper, however busily its bytes drip in: for the rest of its
- * request, for its next one, or to take its answer.
+ * more than PATIENCE_MS is cut off, however busily its bytes drip in: for the rest of its request, for
+ * its next one, or to take its answer.
  *
  *     accept -> slot taken -> headers, body -> api_route() -> answer taken -> kept alive
  *               clock runs                     clock stands   clock runs anew
  *
- * What is wrong here lets one client shut out the others, or leaves a socket behind that nobody serves.
+ * The acceptor, a thread of ours, takes connections while there are slots and looks at the clocks.
+ * libmicrohttpd would accept by itself, but it answers a connection too many by closing it; here it waits.
+ * What is wrong in this file lets one client shut out the others.
  */
 #include "microvm/api.h"
 
 #include <errno.h>
 #include <microhttpd.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "microvm/api_routes.h"
+#include "microvm/api_socket.h"
 
-#define BODY_MAX (64u * 1024)             /* bytes */
-#define CONNECTION_MEMORY (32u * 1024)    /* bytes: request line and headers must fit */
+#define BODY_MAX (64u * 1024)          /* bytes */
+#define CONNECTION_MEMORY (32u * 1024) /* bytes: request line and headers must fit */
 #define CONNECTION_MAX 32
-#define PATIENCE_MS 5000                  /* for a whole request, and for taking an answer */
-#define REAP_EVERY_MS 500
+#define PATIENCE_MS 5000               /* for a whole request, and for taking an answer */
+#define LOOK_EVERY_MS 500
 
 /* One open connection. */
 struct connection_slot {
@@ -44,14 +48,12 @@ struct connection_slot {
 
 struct api_server {
     struct api_context context;
+    struct api_socket socket;
     struct MHD_Daemon *daemon;
-    char *path;    /* NULL until the socket file is there and ours to remove */
-    dev_t path_dev; /* which file it is: another process may have put its own there since */
-    ino_t path_ino;
-    int listen_fd; /* -1 when the daemon has it */
-    int stop_fd;   /* eventfd: ends the reaper */
-    pthread_t reaper;
-    bool reaper_runs;
+    int wake_fd; /* eventfd, for the acceptor: a slot is free again, or stop */
+    pthread_t acceptor;
+    bool acceptor_runs;
+    atomic_bool stop;
     pthread_mutex_t slots_lock;
     struct connection_slot slots[CONNECTION_MAX];
 };
@@ -71,7 +73,14 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* --- slow clients ------------------------------------------------------------------------------ */
+/* --- slots ------------------------------------------------------------------------------------- */
+
+static void wake_acceptor(const struct api_server *server)
+{
+    const uint64_t one = 1;
+
+    (void)!write(server->wake_fd, &one, sizeof(one)); /* full only when it is readable anyway */
+}
 
 static void set_waiting(struct api_server *server, struct connection_slot *slot, bool waiting)
 {
@@ -80,19 +89,35 @@ static void set_waiting(struct api_server *server, struct connection_slot *slot,
     pthread_mutex_unlock(&server->slots_lock);
 }
 
-static struct connection_slot *take_slot(struct api_server *server, int fd)
+static struct connection_slot *find_free_slot(struct api_server *server)
 {
-    struct connection_slot *taken = NULL;
+    for (size_t i = 0; i < CONNECTION_MAX; i++) {
+        if (!server->slots[i].used)
+            return &server->slots[i];
+    }
+    return NULL;
+}
+
+static bool has_free_slot(struct api_server *server)
+{
+    bool has;
 
     pthread_mutex_lock(&server->slots_lock);
-    for (size_t i = 0; i < CONNECTION_MAX && !taken; i++) {
-        if (!server->slots[i].used)
-            taken = &server->slots[i];
-    }
-    if (taken)
-        *taken = (struct connection_slot){ .used = true, .fd = fd, .waiting_since_ns = now_ns() };
+    has = find_free_slot(server) != NULL;
     pthread_mutex_unlock(&server->slots_lock);
-    return taken;
+    return has;
+}
+
+/* The acceptor alone takes slots: one that was free for it is free still. */
+static struct connection_slot *take_slot(struct api_server *server, int fd)
+{
+    struct connection_slot *slot;
+
+    pthread_mutex_lock(&server->slots_lock);
+    slot = find_free_slot(server);
+    *slot = (struct connection_slot){ .used = true, .fd = fd, .waiting_since_ns = now_ns() };
+    pthread_mutex_unlock(&server->slots_lock);
+    return slot;
 }
 
 static void give_slot_back(struct api_server *server, struct connection_slot *slot)
@@ -100,6 +125,20 @@ static void give_slot_back(struct api_server *server, struct connection_slot *sl
     pthread_mutex_lock(&server->slots_lock);
     slot->used = false;
     pthread_mutex_unlock(&server->slots_lock);
+    wake_acceptor(server);
+}
+
+static struct connection_slot *find_slot(struct api_server *server, int fd)
+{
+    struct connection_slot *found = NULL;
+
+    pthread_mutex_lock(&server->slots_lock);
+    for (size_t i = 0; i < CONNECTION_MAX && !found; i++) {
+        if (server->slots[i].used && server->slots[i].fd == fd)
+            found = &server->slots[i];
+    }
+    pthread_mutex_unlock(&server->slots_lock);
+    return found;
 }
 
 /* libmicrohttpd tells of each connection's beginning and end. Between the two its descriptor is open,
@@ -112,7 +151,7 @@ static void connection_changed(void *arg, struct MHD_Connection *connection, voi
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
 
     if (what == MHD_CONNECTION_NOTIFY_STARTED)
-        *slot = info ? take_slot(server, info->connect_fd) : NULL;
+        *slot = info ? find_slot(server, info->connect_fd) : NULL;
     else if (*slot)
         give_slot_back(server, *slot);
 }
@@ -124,6 +163,8 @@ static struct connection_slot *slot_of(struct MHD_Connection *connection)
 
     return info ? info->socket_context : NULL;
 }
+
+/* --- the acceptor ------------------------------------------------------------------------------ */
 
 static void cut_late_connections(struct api_server *server)
 {
@@ -139,13 +180,50 @@ static void cut_late_connections(struct api_server *server)
     pthread_mutex_unlock(&server->slots_lock);
 }
 
-static void *reap(void *arg)
+/* Wait for a connection (if there is room for one), a free slot, the stop, or the time to look. */
+static void wait_for_work(struct api_server *server, bool want_connection)
+{
+    struct pollfd wait[] = { { .fd = server->wake_fd, .events = POLLIN },
+                             { .fd = want_connection ? server->socket.fd : -1, .events = POLLIN } };
+    uint64_t count;
+
+    if (poll(wait, 2, LOOK_EVERY_MS) > 0 && (wait[0].revents & POLLIN))
+        (void)!read(server->wake_fd, &count, sizeof(count));
+}
+
+/* Take one connection. False: there is none, or no way to take it now. */
+static bool accept_one(struct api_server *server)
+{
+    struct sockaddr_un peer = { .sun_family = AF_UNIX };
+    socklen_t peer_size = sizeof(peer);
+    const int fd = accept4(server->socket.fd, (struct sockaddr *)&peer, &peer_size,
+                           SOCK_CLOEXEC | SOCK_NONBLOCK);
+    struct connection_slot *slot;
+
+    if (fd < 0)
+        return false;
+    slot = take_slot(server, fd);
+    /* On failure it has closed the descriptor. Nobody but this thread looks at the clocks, so nothing was
+     * shut down in its place. */
+    if (MHD_add_connection(server->daemon, fd, (const struct sockaddr *)&peer, peer_size) != MHD_YES)
+        give_slot_back(server, slot);
+    return true;
+}
+
+static void *accept_connections(void *arg)
 {
     struct api_server *server = arg;
-    struct pollfd stop = { .fd = server->stop_fd, .events = POLLIN };
+    bool out_of_descriptors = false;
 
-    while (poll(&stop, 1, REAP_EVERY_MS) <= 0)
+    while (!atomic_load(&server->stop)) {
+        wait_for_work(server, !out_of_descriptors && has_free_slot(server));
         cut_late_connections(server);
+        errno = 0;
+        while (has_free_slot(server) && accept_one(server))
+            continue;
+        /* The connection stays where it is, and would wake us at once: try again later. */
+        out_of_descriptors = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+    }
     return NULL;
 }
 
@@ -271,97 +349,7 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **re
     }
 }
 
-/* --- the socket ---------------------------------------------------------------------------------- */
-
-/* A socket file that nobody listens on any more is in the way and may go. Two processes that find the same
- * one at the same moment are not kept apart: the path is for its user to give to one of them. */
-static int clear_stale_socket(const struct sockaddr_un *address, struct stasis_error *err)
-{
-    struct stat st;
-    auto_fd fd = -1;
-
-    if (lstat(address->sun_path, &st) < 0)
-        return errno == ENOENT ? 0 : stasis_fail_errno(err, "look at '%s'", address->sun_path);
-    if (!S_ISSOCK(st.st_mode))
-        return stasis_fail(err, STASIS_ERR_EXISTS, "'%s' is there and is not a socket",
-                           address->sun_path);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return stasis_fail_errno(err, "make a socket");
-    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno == EAGAIN ||
-        errno == EPROTOTYPE)
-        return stasis_fail(err, STASIS_ERR_EXISTS, "'%s' is in use by another process",
-                           address->sun_path);
-    if (errno != ECONNREFUSED)
-        return stasis_fail_errno(err, "see whether '%s' is in use", address->sun_path);
-    if (unlink(address->sun_path) < 0)
-        return stasis_fail_errno(err, "remove stale socket '%s'", address->sun_path);
-    return 0;
-}
-
-static int fill_address(const char *path, struct sockaddr_un *ret_address,
-                        struct stasis_error *err)
-{
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-    if (path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
-        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "the socket's path is %zu bytes, 1 to %zu work", strlen(path),
-                           sizeof(address.sun_path) - 1);
-    memcpy(address.sun_path, path, strlen(path) + 1);
-    *ret_address = address;
-    return 0;
-}
-
-/* From here on the socket file is ours. */
-static int note_socket_file(struct api_server *server, const char *path, struct stasis_error *err)
-{
-    struct stat st;
-
-    if (lstat(path, &st) < 0)
-        return stasis_fail_errno(err, "look at '%s'", path);
-    server->path_dev = st.st_dev;
-    server->path_ino = st.st_ino;
-    server->path = strdup(path);
-    if (!server->path) {
-        unlink(path);
-        return stasis_fail_memory(err, "a path");
-    }
-    return 0;
-}
-
-static int listen_on(struct api_server *server, const char *path, struct stasis_error *err)
-{
-    struct sockaddr_un address;
-    int r = fill_address(path, &address, err);
-
-    if (r == 0)
-        r = clear_stale_socket(&address, err);
-    if (r < 0)
-        return r;
-    server->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (server->listen_fd < 0)
-        return stasis_fail_errno(err, "make a socket");
-    /* The socket file gets the mode of the socket (bind(2), unix_mknod()): only the owner's. */
-    if (fchmod(server->listen_fd, 0600) < 0 ||
-        bind(server->listen_fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
-        return stasis_fail_errno(err, "bind '%s'", path);
-    r = note_socket_file(server, path, err);
-    if (r == 0 && listen(server->listen_fd, CONNECTION_MAX) < 0)
-        r = stasis_fail_errno(err, "listen on '%s'", path);
-    return r;
-}
-
-static void remove_socket_file(const struct api_server *server)
-{
-    struct stat st;
-
-    if (lstat(server->path, &st) == 0 && st.st_dev == server->path_dev &&
-        st.st_ino == server->path_ino)
-        unlink(server->path);
-}
-
-/* --- the server ----------------------------------------------------------------------------------- */
+/* --- the server --------------------------------------------------------------------------------- */
 
 /* Paths are compared as they came: "%2e" is no '.', and "%00" ends nothing. */
 static size_t leave_escapes(void *arg, struct MHD_Connection *connection, char *text)
@@ -374,31 +362,37 @@ static size_t leave_escapes(void *arg, struct MHD_Connection *connection, char *
 static int start_daemon(struct api_server *server, struct stasis_error *err)
 {
     errno = 0;
+    /* Its own limit is wider than ours: it counts a connection for a moment longer than we do. */
     server->daemon = MHD_start_daemon(
         MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
-            MHD_USE_ITC,
-        0, NULL, NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTION_MAX,
+            MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET,
+        0, NULL, NULL, on_request, server,
+        MHD_OPTION_CONNECTION_LIMIT, 2u * CONNECTION_MAX,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
         MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
         MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL,
         MHD_OPTION_END);
-    /* Even on failure the socket may have been closed, which is not told: closing it a second time
-     * could hit a descriptor of another thread. */
-    server->listen_fd = -1;
     if (!server->daemon)
-        return stasis_fail_errno(err, "start the server on '%s'", server->path);
+        return stasis_fail_errno(err, "start the HTTP server");
     return 0;
 }
 
-static int start_reaper(struct api_server *server, struct stasis_error *err)
+static int start_acceptor(struct api_server *server, struct stasis_error *err)
 {
-    errno = pthread_create(&server->reaper, NULL, reap, server);
+    errno = pthread_create(&server->acceptor, NULL, accept_connections, server);
     if (errno != 0)
         return stasis_fail_errno(err, "start a thread");
-    server->reaper_runs = true;
+    server->acceptor_runs = true;
     return 0;
+}
+
+static void stop_acceptor(struct api_server *server)
+{
+    atomic_store(&server->stop, true);
+    wake_acceptor(server);
+    pthread_join(server->acceptor, NULL);
+    server->acceptor_runs = false;
 }
 
 int api_server_new(const char *path, struct microvm *vm, struct api_server **ret_server,
@@ -409,12 +403,12 @@ int api_server_new(const char *path, struct microvm *vm, struct api_server **ret
 
     if (!server)
         return stasis_fail_memory(err, "a control server");
-    server->listen_fd = -1;
+    server->socket.fd = -1;
     api_context_init(&server->context, vm);
     pthread_mutex_init(&server->slots_lock, NULL);
-    server->stop_fd = eventfd(0, EFD_CLOEXEC);
-    r = server->stop_fd < 0 ? stasis_fail_errno(err, "make an eventfd")
-                            : listen_on(server, path, err);
+    server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    r = server->wake_fd < 0 ? stasis_fail_errno(err, "make an eventfd")
+                            : api_socket_open(path, &server->socket, err);
     if (r < 0) {
         api_server_free(server);
         return stasis_wrap(err, r, "control socket");
@@ -425,10 +419,10 @@ int api_server_new(const char *path, struct microvm *vm, struct api_server **ret
 
 int api_server_run(struct api_server *server, struct stasis_error *err)
 {
-    int r = start_reaper(server, err);
+    int r = start_daemon(server, err);
 
     if (r == 0)
-        r = start_daemon(server, err);
+        r = start_acceptor(server, err);
     return r < 0 ? stasis_wrap(err, r, "control socket") : 0;
 }
 
@@ -436,20 +430,13 @@ void api_server_free(struct api_server *server)
 {
     if (!server)
         return;
-    if (server->path)
-        remove_socket_file(server);
+    if (server->acceptor_runs)
+        stop_acceptor(server);
+    api_socket_close(&server->socket);
     if (server->daemon)
-        MHD_stop_daemon(server->daemon); /* closes the listening socket, waits for connections */
-    if (server->reaper_runs) {
-        const uint64_t one = 1;
-
-        (void)!write(server->stop_fd, &one, sizeof(one));
-        pthread_join(server->reaper, NULL);
-    }
-    fd_close(&server->listen_fd);
-    fd_close(&server->stop_fd);
+        MHD_stop_daemon(server->daemon); /* ends connections, waits for what is being carried out */
+    fd_close(&server->wake_fd);
     api_context_release(&server->context);
     pthread_mutex_destroy(&server->slots_lock);
-    free(server->path);
     free(server);
 }

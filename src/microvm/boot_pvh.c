@@ -86,12 +86,17 @@ static int read_elf(const struct boot_file *file, struct elf_file *ret_elf,
 
 /* --- the entry note ------------------------------------------------------------------------- */
 
-static size_t padding(size_t size, size_t align)
+/* Skip to the next multiple of `align` from where the notes begin; at their end there may be none. */
+static void skip_padding(struct byte_reader *reader, size_t align)
 {
-    return (align - size % align) % align;
+    const size_t padding = (align - reader->offset % align) % align;
+
+    if (padding <= byte_reader_left(reader))
+        (void)byte_reader_bytes(reader, padding);
 }
 
-/* One note: name and descriptor, each padded to `align`. False: no more, or it is cut off. */
+/* One note: three words, name, descriptor. Descriptor and next note begin at multiples of `align`, as
+ * binutils reads them: with 8, a name of 4 bytes behind the 12 of the header needs no padding. */
 static bool next_note(struct byte_reader *reader, size_t align, uint32_t *ret_type,
                       const uint8_t **ret_name, uint32_t *ret_name_size, const uint8_t **ret_desc,
                       uint32_t *ret_desc_size)
@@ -100,14 +105,10 @@ static bool next_note(struct byte_reader *reader, size_t align, uint32_t *ret_ty
     *ret_desc_size = byte_reader_u32(reader);
     *ret_type = byte_reader_u32(reader);
     *ret_name = byte_reader_bytes(reader, *ret_name_size);
-    (void)byte_reader_bytes(reader, padding(*ret_name_size, align));
+    skip_padding(reader, align);
     *ret_desc = byte_reader_bytes(reader, *ret_desc_size);
-    if (reader->failed)
-        return false;
-    /* The last note may go without its padding. */
-    if (byte_reader_left(reader) >= padding(*ret_desc_size, align))
-        (void)byte_reader_bytes(reader, padding(*ret_desc_size, align));
-    return true;
+    skip_padding(reader, align);
+    return !reader->failed;
 }
 
 static bool find_entry_in_notes(const uint8_t *notes, size_t size, size_t align,

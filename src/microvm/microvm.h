@@ -86,6 +86,7 @@ struct microvm_load_report {
     uint64_t created_us;   /* KVM VM, vCPUs, memory mapped */
     uint64_t restored_us;  /* machine state and devices in place */
     uint64_t first_run_us; /* just before the first KVM_RUN; 0 when left paused */
+    uint64_t first_run_ns; /* the same moment on CLOCK_MONOTONIC, for whoever started the process */
 };
 
 struct microvm_save_report {

@@ -156,9 +156,11 @@ static int run(struct load *load, struct stasis_error *err)
 {
     const int r = vm_resume(&load->vm->vm, err);
 
-    if (r == 0)
-        load->report.first_run_us = (vcpu_set_first_run_ns(&load->vm->vm.vcpus) - load->begin_ns) / 1000;
-    return r;
+    if (r < 0)
+        return r;
+    load->report.first_run_ns = vcpu_set_first_run_ns(&load->vm->vm.vcpus);
+    load->report.first_run_us = (load->report.first_run_ns - load->begin_ns) / 1000;
+    return 0;
 }
 
 static int load_all(struct load *load, const char *path, struct microvm_config *config,

@@ -176,6 +176,16 @@ def serial_tests_have_the_machine_to_themselves():
 
 
 @tap.case
+def every_test_file_is_registered():
+    with open(tap.build("meson-info", "intro-tests.json"), encoding="utf-8") as file:
+        registered = {test["name"] for test in json.load(file)}
+    there = {name.rsplit(".", 1)[0] for _, _, names in os.walk(tap.source("tests"))
+             for name in names if re.fullmatch(r"test_\w+\.(c|py)", name)}
+    drivers = {"test_crash"}  # registered once for each job, under its name
+    tap.equal(sorted(there - registered - drivers), [], "test files that never run")
+
+
+@tap.case
 def the_summary_file_has_the_counts():
     with tap.temp_dir() as folder:
         path = os.path.join(folder, "summary")

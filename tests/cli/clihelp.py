@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import time
 
@@ -147,8 +148,10 @@ class Control:
 
     def __init__(self, path, timeout=HANG_SECONDS):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(timeout)
+        # Wait for a place in the queue, which a socket with Python's own time limit does not.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", timeout, 0))
         self.socket.connect(path)
+        self.socket.settimeout(timeout)
         self.pending = b""
 
     def __enter__(self):

@@ -252,7 +252,7 @@ static int run_there(const char *command)
 {
     char line[512];
 
-    snprintf(line, sizeof(line), "cd '%s' && %s >log 2>&1", folder, command);
+    snprintf(line, sizeof(line), "cd '%s' && { %s; } >log 2>&1", folder, command);
     return system(line);
 }
 

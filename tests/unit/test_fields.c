@@ -301,6 +301,24 @@ static void unknown_values_must_still_be_cbor(void **state)
     }
 }
 
+static void names_from_outside_are_escaped_and_cut_in_messages(void **state)
+{
+    char key[256];
+    struct bytes bytes = with_pair("\033[2J", "1c");
+
+    (void)state;
+    assert_refused(&bytes, STASIS_ERR_CORRUPT, "\\x1b[2J: byte");
+    memset(key, 'k', 255);
+    key[255] = '\0';
+    bytes = with_pair(key, "1c");
+    assert_refused(&bytes, STASIS_ERR_CORRUPT, "kkk: byte"); /* just fits */
+    bytes = from_pairs(&(struct pair){ "part", "" }, 1);
+    put_head(&bytes, 5, 1);
+    put_key(&bytes, key);
+    put_hex(&bytes, "1c");
+    assert_refused(&bytes, STASIS_ERR_CORRUPT, "kkk...: byte");
+}
+
 static void unknown_values_are_followed_to_a_depth_of_16(void **state)
 {
     char hex[64] = "";
@@ -741,6 +759,7 @@ int main(void)
         cmocka_unit_test(keys_may_come_in_any_order),
         cmocka_unit_test(unknown_keys_are_skipped_whatever_they_hold),
         cmocka_unit_test(unknown_values_must_still_be_cbor),
+        cmocka_unit_test(names_from_outside_are_escaped_and_cut_in_messages),
         cmocka_unit_test(unknown_values_are_followed_to_a_depth_of_16),
         cmocka_unit_test(missing_keys_are_named_unless_optional),
         cmocka_unit_test(a_key_may_not_come_twice),

@@ -467,6 +467,155 @@ static void machine_check_banks_come_back(void **state)
     assert_int_equal(test_vm_msr(&target, 0, 0x400 + 4 * 3 + 2), 0x1234000);
 }
 
+/* --- states that most guests are never caught in --------------------------------------------- */
+
+static void enable_cap(const struct test_vm *vm, uint32_t cap)
+{
+    struct kvm_enable_cap enable = { .cap = cap, .args = { 1 } };
+
+    must(ioctl(vm->vm_fd, KVM_ENABLE_CAP, &enable));
+}
+
+static bool has_cap(const struct test_vm *vm, unsigned long cap)
+{
+    return ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, cap) > 0;
+}
+
+static void exceptions_and_a_triple_fault_in_flight_come_back(void **state)
+{
+    struct kvm_vcpu_events events;
+    const struct stasis_x86_events *got;
+
+    (void)state;
+    test_vm_open(&source, &test_vm_one_vcpu);
+    if (!has_cap(&source, KVM_CAP_EXCEPTION_PAYLOAD) ||
+        !has_cap(&source, KVM_CAP_X86_TRIPLE_FAULT_EVENT))
+        unit_skip("no KVM_CAP_EXCEPTION_PAYLOAD or KVM_CAP_X86_TRIPLE_FAULT_EVENT");
+    test_vm_open(&target, &test_vm_one_vcpu);
+    enable_cap(&source, KVM_CAP_EXCEPTION_PAYLOAD), enable_cap(&target, KVM_CAP_EXCEPTION_PAYLOAD);
+    enable_cap(&source, KVM_CAP_X86_TRIPLE_FAULT_EVENT);
+    enable_cap(&target, KVM_CAP_X86_TRIPLE_FAULT_EVENT);
+    must(ioctl(source.vcpu_fds[0], KVM_GET_VCPU_EVENTS, &events));
+    if (!(events.flags & KVM_VCPUEVENT_VALID_PAYLOAD))
+        unit_skip("this KVM takes KVM_CAP_EXCEPTION_PAYLOAD and forgets it");
+    events.exception.pending = 1;
+    events.exception.nr = 14;
+    events.exception.has_error_code = 1;
+    events.exception.error_code = 0x6;
+    events.exception_has_payload = 1;
+    events.exception_payload = 0xdeadbeef000;
+    events.triple_fault.pending = 1;
+    must(ioctl(source.vcpu_fds[0], KVM_SET_VCPU_EVENTS, &events));
+    capture(&source, &saved);
+    restore_stopped(&target, &saved);
+    capture(&target, &again);
+    assert_same(&saved, &again);
+    got = &saved.x86_64->vcpus[0].events;
+    assert_int_equal(got->exception.pending, 1);
+    assert_int_equal(got->exception.nr, 14);
+    assert_int_equal(got->exception.error_code, 6);
+    assert_int_equal(got->exception.has_payload, 1);
+    assert_int_equal(got->exception.payload, 0xdeadbeef000);
+    assert_int_equal(got->triple_fault_pending, 1);
+}
+
+/* A VMM that forgot to enable what the machine was saved with is told which. */
+static void a_capability_not_enabled_again_is_named(void **state)
+{
+    struct stasis_error err = { 0 };
+
+    (void)state;
+    test_vm_open(&source, &test_vm_one_vcpu);
+    if (!has_cap(&source, KVM_CAP_EXCEPTION_PAYLOAD))
+        unit_skip("no KVM_CAP_EXCEPTION_PAYLOAD");
+    enable_cap(&source, KVM_CAP_EXCEPTION_PAYLOAD);
+    capture(&source, &saved);
+    if (!(saved.x86_64->vcpus[0].events.flags & KVM_VCPUEVENT_VALID_PAYLOAD))
+        unit_skip("this KVM takes KVM_CAP_EXCEPTION_PAYLOAD and forgets it");
+    test_vm_open(&target, &test_vm_one_vcpu);
+    assert_stasis_fails(stasis_kvm_restore(test_kvm_host(), &target.view, &saved, 0, &err), &err,
+                        STASIS_ERR_KVM);
+    assert_non_null(strstr(err.text, "KVM_CAP_EXCEPTION_PAYLOAD"));
+}
+
+static void system_management_mode_comes_back(void **state)
+{
+    struct kvm_vcpu_events events;
+
+    (void)state;
+    test_vm_open(&source, &test_vm_one_vcpu);
+    if (!has_cap(&source, KVM_CAP_X86_SMM))
+        unit_skip("no KVM_CAP_X86_SMM");
+    must(ioctl(source.vcpu_fds[0], KVM_GET_VCPU_EVENTS, &events));
+    events.flags |= KVM_VCPUEVENT_VALID_SMM;
+    events.smi.smm = 1;
+    events.smi.pending = 1;
+    events.smi.smm_inside_nmi = 1;
+    events.smi.latched_init = 1;
+    must(ioctl(source.vcpu_fds[0], KVM_SET_VCPU_EVENTS, &events));
+    round_trip(&test_vm_one_vcpu);
+    assert_int_equal(saved.x86_64->vcpus[0].events.smi.smm, 1);
+    assert_int_equal(saved.x86_64->vcpus[0].events.smi.pending, 1);
+    assert_int_equal(saved.x86_64->vcpus[0].events.smi.smm_inside_nmi, 1);
+    assert_int_equal(saved.x86_64->vcpus[0].events.smi.latched_init, 1);
+}
+
+#define EFER_SVME 0x1000u
+#define CPUID_SVM (1u << 2) /* 0x80000001 ECX */
+
+/* A guest with SVM on and its global interrupt flag off: what only KVM_GET_NESTED_STATE tells. */
+static void nested_state_comes_back(void **state)
+{
+    const struct stasis_kvm_host *host;
+    const struct stasis_x86_cpuid *leaf;
+    struct kvm_nested_state nested = { .size = sizeof(nested),
+                                       .format = KVM_STATE_NESTED_FORMAT_SVM };
+    struct kvm_nested_state got;
+    struct kvm_sregs sregs;
+
+    (void)state;
+    test_vm_open(&source, &test_vm_one_vcpu);
+    host = test_kvm_host();
+    leaf = kvm_cpuid_find(host->cpuid, host->cpuid_count, 0x80000001, 0);
+    if (host->nested_size == 0 || !leaf || !(leaf->ecx & CPUID_SVM))
+        unit_skip("no nested SVM on this host");
+    must(ioctl(source.vcpu_fds[0], KVM_GET_SREGS, &sregs));
+    sregs.efer |= EFER_SVME;
+    must(ioctl(source.vcpu_fds[0], KVM_SET_SREGS, &sregs));
+    must(ioctl(source.vcpu_fds[0], KVM_SET_NESTED_STATE, &nested));
+    round_trip(&test_vm_one_vcpu);
+    assert_true(saved.x86_64->vcpus[0].nested_size >= sizeof(got));
+    memcpy(&got, saved.x86_64->vcpus[0].nested, sizeof(got));
+    assert_int_equal(got.format, KVM_STATE_NESTED_FORMAT_SVM);
+    assert_int_equal(got.flags & KVM_STATE_NESTED_GIF_SET, 0);
+    assert_false(kvm_nested_is_idle(&saved.x86_64->vcpus[0]));
+}
+
+/* PAE paging keeps four entries in the CPU that memory may no longer hold. */
+static void pae_page_directory_pointers_come_back(void **state)
+{
+    const uint64_t entries[4] = { 0x9001, 0xa001, 0xb001, 0xc001 };
+    struct kvm_sregs2 sregs;
+
+    (void)state;
+    test_vm_open(&source, &test_vm_one_vcpu);
+    if (!test_kvm_host()->has_sregs2)
+        unit_skip("no KVM_CAP_SREGS2");
+    must(ioctl(source.vcpu_fds[0], KVM_GET_SREGS2, &sregs));
+    sregs.cr0 = 0x80000011, sregs.cr4 = 0x20, sregs.cr3 = 0x7000;
+    sregs.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+    memcpy(sregs.pdptrs, entries, sizeof(entries));
+    if (ioctl(source.vcpu_fds[0], KVM_SET_SREGS2, &sregs) < 0)
+        unit_skip("this KVM takes no PDPTRs");
+    must(ioctl(source.vcpu_fds[0], KVM_GET_SREGS2, &sregs));
+    if (!(sregs.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID))
+        unit_skip("this KVM, with nested paging off, gives no PDPTRs");
+    round_trip(&test_vm_one_vcpu);
+    assert_true(saved.x86_64->vcpus[0].sregs.pdptrs_valid);
+}
+
+/* --- VMs of other shapes --------------------------------------------------------------------- */
+
 static void vcpu_ids_need_not_count_from_zero(void **state)
 {
     static const uint32_t ids[] = { 0, 2, 5 };
@@ -602,6 +751,11 @@ int main(void)
         CASE(interrupt_controllers_and_pit_come_back),
         CASE(each_msr_that_can_be_set_comes_back),
         CASE(machine_check_banks_come_back),
+        CASE(exceptions_and_a_triple_fault_in_flight_come_back),
+        CASE(a_capability_not_enabled_again_is_named),
+        CASE(system_management_mode_comes_back),
+        CASE(nested_state_comes_back),
+        CASE(pae_page_directory_pointers_come_back),
         CASE(vcpu_ids_need_not_count_from_zero),
         CASE(a_split_irqchip_has_lapics_and_no_pics),
         CASE(a_vm_without_controllers_has_none_of_their_state),
