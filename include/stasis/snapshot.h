@@ -112,7 +112,8 @@ STASIS_API int stasis_identify(const char *path, const char **ret_format, struct
  *
  * @return 0; -ENOENT; -EACCES; -EINVAL STASIS_ERR_NOT_REGULAR; -EBADMSG STASIS_ERR_BAD_MAGIC,
  *         _TRUNCATED, _CORRUPT, _DIGEST_MISMATCH, _INVALID_MACHINE or _INVALID_MEMORY;
- *         -EPROTONOSUPPORT STASIS_ERR_VERSION or _CRITICAL_SECTION; -E2BIG STASIS_ERR_LIMIT;
+ *         -EPROTONOSUPPORT STASIS_ERR_VERSION or _CRITICAL_SECTION; -EOPNOTSUPP
+ *         STASIS_ERR_UNSUPPORTED a diff, or of an unknown digest kind; -E2BIG STASIS_ERR_LIMIT;
  *         -ENOMEM; -EIO
  */
 STASIS_API int stasis_open(const char *path, struct stasis_snapshot **ret_snapshot,
@@ -182,7 +183,8 @@ struct stasis_restore_options {
  * @param options     may be NULL
  * @param ret_memory  regions with their hva; give back with stasis_memory_unmap(). The mapping
  *                    outlives stasis_close(). Untouched on failure.
- * @return 0; -EINVAL unknown mode; -EBADMSG STASIS_ERR_TRUNCATED or _DIGEST_MISMATCH; -ENOMEM; -EIO
+ * @return 0; -EINVAL unknown mode; -EBADMSG STASIS_ERR_TRUNCATED or _DIGEST_MISMATCH; -EOPNOTSUPP
+ *         STASIS_ERR_UNSUPPORTED the host's pages are larger than the file's; -ENOMEM; -EIO
  */
 STASIS_API int stasis_restore(const struct stasis_snapshot *snapshot,
                               const struct stasis_restore_options *options,

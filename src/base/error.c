@@ -86,6 +86,7 @@ static void mark_cut(char *text, size_t size)
     memcpy(text + size - 4, "...", 4);
 }
 
+STASIS_PRINTF(2, 0)
 static void set_text(struct stasis_error *err, const char *fmt, va_list args)
 {
     const int wanted = vsnprintf(err->text, sizeof(err->text), fmt, args);
@@ -120,6 +121,7 @@ int stasis_fail(struct stasis_error *err, enum stasis_code code, const char *fmt
     return -stasis_code_errno(code);
 }
 
+STASIS_PRINTF(3, 0)
 static void set_system_text(struct stasis_error *err, int errnum, const char *fmt, va_list args)
 {
     char reason[128];

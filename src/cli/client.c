@@ -19,6 +19,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/text.h"
 
 #define ANSWER_MAX (256u * 1024) /* bytes, headers included */
 
@@ -149,12 +150,12 @@ static bool body_is_whole(const char *headers, const char *body)
 /* One JSON value and nothing else. */
 static json_object *parse_body(const char *body)
 {
-    json_tokener *tokener = json_tokener_new();
-    json_object *value = NULL;
+    json_tokener *tokener = text_is_utf8(body, strlen(body)) ? json_tokener_new() : NULL;
+    json_object *value;
 
     if (!tokener)
         return NULL;
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
     value = json_tokener_parse_ex(tokener, body, (int)strlen(body) + 1);
     json_tokener_free(tokener);
     return value;

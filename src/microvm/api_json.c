@@ -1,8 +1,8 @@
 /*
  * api_json.c - strict reading of request bodies.
  *
- * json-c does the parsing. What it lets pass (a key given twice, names in single quotes, a name that
- * ends early at an escaped NUL) is refused here, by a scan of the text: two readers of one body must not
+ * json-c does the parsing. What it lets pass (a key given twice, names in single quotes, control
+ * characters, a name that ends early at an escaped NUL) is refused here, by a scan of the text: two readers of one body must not
  * come to different conclusions.
  */
 #include "microvm/api_json.h"
@@ -14,6 +14,7 @@
 #include <json-c/linkhash.h>
 
 #include "base/error.h"
+#include "base/text.h"
 
 #define DEPTH_MAX 8
 
@@ -35,7 +36,7 @@ static size_t count_keys(json_object *value)
     return count;
 }
 
-/* Keys as written: colons outside of strings. False: single quotes or an escaped NUL. */
+/* Keys as written: colons outside of strings. False: what RFC 8259 does not allow, or an escaped NUL. */
 static bool scan_text(const char *text, size_t size, size_t *ret_key_count)
 {
     static const char escaped_nul[] = "\\u0000";
@@ -50,7 +51,7 @@ static bool scan_text(const char *text, size_t size, size_t *ret_key_count)
             i++;
         } else if (text[i] == '"') {
             in_string = !in_string;
-        } else if (!in_string && text[i] == '\'') {
+        } else if (in_string ? (unsigned char)text[i] < 0x20 : text[i] == '\'') {
             return false;
         } else if (!in_string && text[i] == ':') {
             count++;
@@ -67,7 +68,8 @@ static int check_keys(json_object *object, const char *text, size_t size,
 
     if (!scan_text(text, size, &written))
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "the body holds a single quote or an escaped zero byte");
+                           "the body holds a quote or a control character that JSON does not "
+                           "allow, or an escaped zero byte");
     if (count_keys(object) != written)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the body gives a key twice");
     return 0;
@@ -103,10 +105,12 @@ int api_json_parse(const char *text, size_t size, json_object **ret_object,
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the body is empty");
     if (size > INT32_MAX)
         return stasis_fail(err, STASIS_ERR_LIMIT, "the body is %zu bytes", size);
+    if (!text_is_utf8(text, size)) /* json-c's own check lets overlong forms and surrogates pass */
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "the body is not UTF-8");
     tokener = json_tokener_new_ex(DEPTH_MAX);
     if (!tokener)
         return stasis_fail_memory(err, "a JSON reader");
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
     object = json_tokener_parse_ex(tokener, text, (int)size);
     r = check_parsed(tokener, object, text, size, err);
     json_tokener_free(tokener);

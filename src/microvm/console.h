@@ -24,7 +24,8 @@ typedef size_t console_input_fn(void *arg, const uint8_t *bytes, size_t size);
 
 int console_open(const char *spec, void (*on_quit)(void *arg), void *quit_arg,
                  struct console **ret_console, struct stasis_error *err);
-void console_close(struct console *console); /* NULL is fine; flushes what can go without waiting long */
+/* NULL is fine; flushes what can go without waiting long. */
+void console_close(struct console *console);
 void console_set_input(struct console *console, console_input_fn *input, void *arg);
 void console_input_ready(struct console *console);
 void console_write(struct console *console, const uint8_t *bytes, size_t size);

@@ -232,14 +232,20 @@ static int load_kernel(struct microvm *vm, const struct vm_config *config,
     return r;
 }
 
+static int check_kernel_is_set(const struct microvm *vm, struct stasis_error *err)
+{
+    if (vm->config.kernel_path[0] == '\0')
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "there is no kernel to boot");
+    return 0;
+}
+
 int microvm_boot(struct microvm *vm, struct stasis_error *err)
 {
     const struct vm_config config = microvm_vm_config(vm);
-    int r;
+    int r = check_kernel_is_set(vm, err);
 
-    if (vm->config.kernel_path[0] == '\0')
-        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "there is no kernel to boot");
-    r = vm_build(&vm->vm, &vm->host, &config, NULL, err);
+    if (r == 0)
+        r = vm_build(&vm->vm, &vm->host, &config, NULL, err);
     if (r == 0)
         r = load_kernel(vm, &config, err);
     if (r < 0)
@@ -256,8 +262,10 @@ int microvm_enter_sandbox(struct microvm *vm, struct stasis_error *err)
 
 static int boot_and_run(struct microvm *vm, struct stasis_error *err)
 {
-    int r = microvm_prepare(vm, err);
+    int r = check_kernel_is_set(vm, err); /* said even where there is no KVM */
 
+    if (r == 0)
+        r = microvm_prepare(vm, err);
     if (r == 0)
         r = microvm_open_console(vm, err);
     if (r == 0)

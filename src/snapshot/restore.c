@@ -14,7 +14,6 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "base/pool.h"
 #include "snapshot/handle.h"
 
 static int check_not_shrunk(const struct format_image *image, struct stasis_error *err)

@@ -5,7 +5,6 @@
  * while the one that it was taken from still runs.
  */
 #include "base/error.h"
-#include "base/pool.h"
 #include "snapshot/handle.h"
 
 static int check_mapped(const struct stasis_memory *memory, struct stasis_error *err)
@@ -38,8 +37,7 @@ static struct format_content complete(const struct stasis_machine *machine,
         .memory = memory,
         .label = given->label ? given->label : "",
         .digest = given->digest ? given->digest : STASIS_DIGEST_XXH3_128,
-        .thread_count =
-            given->thread_count ? given->thread_count : pool_default_threads(JOB_THREADS_MAX),
+        .thread_count = job_threads(given->thread_count),
         .progress = given->progress,
         .progress_arg = given->progress_arg,
     };

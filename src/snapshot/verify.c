@@ -1,8 +1,6 @@
 /*
  * verify.c - check every digest of an open snapshot; how is its format's business.
  */
-#include "base/error.h"
-#include "base/pool.h"
 #include "snapshot/handle.h"
 
 int stasis_verify(const struct stasis_snapshot *snapshot,
@@ -13,7 +11,6 @@ int stasis_verify(const struct stasis_snapshot *snapshot,
 
     if (options)
         complete = *options;
-    if (complete.thread_count == 0)
-        complete.thread_count = pool_default_threads(JOB_THREADS_MAX);
+    complete.thread_count = job_threads(complete.thread_count);
     return snapshot->codec->verify(snapshot->image, &complete, ret_report, err);
 }

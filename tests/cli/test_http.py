@@ -6,7 +6,6 @@ bounded, and are refused. Whatever one client does, another is served, and the s
 """
 
 import os
-import signal
 import socket
 import stat
 import subprocess
@@ -15,27 +14,12 @@ import time
 
 import clihelp
 import tap
-from clihelp import Control, accepted, ask, refused, request_bytes
+from clihelp import Control, accepted, ask, refused, request_bytes, serving
 from vm import guestvm
 
 PATIENCE = 5       # seconds that a client may keep the server waiting
 CUT_WITHIN = 12    # and by then it is cut off, also on a busy machine
 BODY_MAX = 65536
-
-
-def serving(case):
-    """A case with a server of its own, which must be well afterwards and end in order."""
-    def checked():
-        with tap.temp_dir() as folder, guestvm.Vm(folder, "run", "--id", "http-test") as vm:
-            vm.wait_socket()
-            case(vm.socket)
-            tap.equal(clihelp.still_serves(vm.socket)["state"], "Not started", "state")
-            vm.process.send_signal(signal.SIGTERM)
-            tap.equal(vm.wait_end(), 0, "exit status")
-            tap.true(not os.path.exists(vm.socket), "the socket is left behind")
-            tap.equal(vm.said(), "", "what the process said")
-    checked.__name__ = case.__name__
-    return tap.case(checked)
 
 
 # --- the socket ---------------------------------------------------------------------------------------
@@ -312,7 +296,7 @@ def forty_connections_at_once_are_all_answered(path):
         for control in controls:
             control.send(request_bytes("GET", "/", headers="Connection: close\r\n"))
         for control in controls:
-            tap.equal(control.receive().json()["id"], "http-test", "id")
+            tap.equal(control.receive().json()["id"], "api-test", "id")
     finally:
         for control in controls:
             control.socket.close()

@@ -5,6 +5,7 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -94,7 +95,7 @@ static void any_layout_comes_back_to_the_last_byte(void **state)
     for (uint64_t seed = 1; seed <= 40; seed++) {
         const struct stasis_save_options options = {
             .digest = seed % 2 ? STASIS_DIGEST_XXH3_128 : STASIS_DIGEST_SHA256,
-            .thread_count = (unsigned)(seed % 4),
+            .thread_count = seed % 7 == 0 ? UINT_MAX : (unsigned)(seed % 4),
         };
         struct stasis_save_report report = { 0 };
         struct stasis_memory random = { 0 };

@@ -65,10 +65,25 @@ static void utf8_agrees_with_a_slow_oracle(void **state)
             memcpy(expected, bytes, sizeof(bytes));
             text_make_utf8(text);
             slow_make_utf8(expected);
-            if (strcmp(text, expected) != 0)
+            if (strcmp(text, expected) != 0 ||
+                text_is_utf8((const char *)bytes, strlen(expected)) !=
+                    (memcmp(bytes, expected, strlen(expected)) == 0))
                 fail_msg("%02x %02x %02x %02x", bytes[0], bytes[1], bytes[2], bytes[3]);
         }
     }
+}
+
+static void bytes_are_judged_up_to_their_size_and_no_further(void **state)
+{
+    static const char euro[] = "\xe2\x82\xac";
+
+    (void)state;
+    assert_true(text_is_utf8("", 0));
+    assert_true(text_is_utf8("a\0b", 3)); /* NUL is a character like others */
+    assert_false(text_is_utf8("a\0\xff", 3));
+    assert_true(text_is_utf8(euro, 3));
+    assert_false(text_is_utf8(euro, 2));
+    assert_false(text_is_utf8(euro, 1));
 }
 
 static void assert_becomes(void (*make)(char *), const char *text, const char *expected)
@@ -111,6 +126,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(utf8_agrees_with_a_slow_oracle),
+        cmocka_unit_test(bytes_are_judged_up_to_their_size_and_no_further),
         cmocka_unit_test(fit_text_stays_as_it_is),
         cmocka_unit_test(what_is_no_character_becomes_a_question_mark),
         cmocka_unit_test(control_characters_never_reach_a_terminal),

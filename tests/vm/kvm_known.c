@@ -297,7 +297,8 @@ const struct known_ioctl known_ioctls[] = {
     /* KVM answers into the argument, but nothing of the guest's */
     { "KVM_SET_IRQCHIP", KVM_SET_IRQCHIP, IOCTL_NO_STATE, "writes" },
     { "KVM_SET_PIT", KVM_SET_PIT, IOCTL_NO_STATE, "writes" },
-    { "KVM_ASSIGN_PCI_DEVICE", KVM_ASSIGN_PCI_DEVICE, IOCTL_NO_STATE, "a setting, gone since 4.12" },
+    { "KVM_ASSIGN_PCI_DEVICE", KVM_ASSIGN_PCI_DEVICE, IOCTL_NO_STATE,
+      "a setting, gone since 4.12" },
     { "KVM_MEMORY_ENCRYPT_REG_REGION", KVM_MEMORY_ENCRYPT_REG_REGION, IOCTL_NO_STATE,
       "encrypted guests cannot be captured" },
     { "KVM_MEMORY_ENCRYPT_UNREG_REGION", KVM_MEMORY_ENCRYPT_UNREG_REGION, IOCTL_NO_STATE,

@@ -1,16 +1,13 @@
 /*
  * kvm_spy.c - an ioctl() that keeps a record and can be told to fail.
  *
- * Linked into tests only. The real call is made by number, so nothing of the C library's is lost.
+ * The linker hands every ioctl() of the test program and of the library in it to __wrap_ioctl().
  */
 #include "kvm_spy.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <linux/kvm.h>
 
@@ -63,7 +60,10 @@ static uint32_t last_msr(unsigned long request, const void *arg)
     return request == KVM_SET_MSRS && msrs->nmsrs > 0 ? msrs->entries[msrs->nmsrs - 1].index : 0;
 }
 
-int ioctl(int fd, unsigned long request, ...)
+int __real_ioctl(int fd, unsigned long request, ...);
+int __wrap_ioctl(int fd, unsigned long request, ...);
+
+int __wrap_ioctl(int fd, unsigned long request, ...)
 {
     va_list args;
     void *arg;
@@ -72,13 +72,13 @@ int ioctl(int fd, unsigned long request, ...)
     arg = va_arg(args, void *);
     va_end(args);
     if (spy.on && spy.count < SPY_CALLS_MAX)
-        spy.calls[spy.count++] = (struct spy_call){ .fd = fd, .request = request,
-                                                      .last_msr = last_msr(request, arg) };
+        spy.calls[spy.count++] =
+            (struct spy_call){ .fd = fd, .request = request, .last_msr = last_msr(request, arg) };
     if (should_fail(request)) {
         errno = spy.fail_errno;
         return -1;
     }
-    return (int)syscall(SYS_ioctl, fd, request, arg);
+    return __real_ioctl(fd, request, arg);
 }
 
 #define NAME(request)                                                                              \
@@ -89,21 +89,50 @@ static const struct {
     unsigned long request;
     const char *name;
 } names[] = {
-    NAME(KVM_CHECK_EXTENSION),  NAME(KVM_GET_PIT2),         NAME(KVM_SET_PIT2),
-    NAME(KVM_GET_IRQCHIP),      NAME(KVM_SET_IRQCHIP),      NAME(KVM_GET_CLOCK),
-    NAME(KVM_SET_CLOCK),        NAME(KVM_GET_MP_STATE),     NAME(KVM_SET_MP_STATE),
-    NAME(KVM_GET_VCPU_EVENTS),  NAME(KVM_SET_VCPU_EVENTS),  NAME(KVM_GET_CPUID2),
-    NAME(KVM_SET_CPUID2),       NAME(KVM_GET_REGS),         NAME(KVM_SET_REGS),
-    NAME(KVM_GET_SREGS),        NAME(KVM_SET_SREGS),        NAME(KVM_GET_SREGS2),
-    NAME(KVM_SET_SREGS2),       NAME(KVM_GET_XSAVE),        NAME(KVM_SET_XSAVE),
-    NAME(KVM_GET_XSAVE2),       NAME(KVM_GET_FPU),          NAME(KVM_SET_FPU),
-    NAME(KVM_GET_XCRS),         NAME(KVM_SET_XCRS),         NAME(KVM_GET_DEBUGREGS),
-    NAME(KVM_SET_DEBUGREGS),    NAME(KVM_GET_LAPIC),        NAME(KVM_SET_LAPIC),
-    NAME(KVM_GET_MSRS),         NAME(KVM_SET_MSRS),         NAME(KVM_GET_NESTED_STATE),
-    NAME(KVM_SET_NESTED_STATE), NAME(KVM_GET_TSC_KHZ),      NAME(KVM_SET_TSC_KHZ),
-    NAME(KVM_GET_DEVICE_ATTR),  NAME(KVM_SET_DEVICE_ATTR),  NAME(KVM_KVMCLOCK_CTRL),
-    NAME(KVM_X86_SETUP_MCE),    NAME(KVM_GET_ONE_REG),      NAME(KVM_SET_ONE_REG),
-    NAME(KVM_GET_API_VERSION),  NAME(KVM_GET_MSR_INDEX_LIST),
+    NAME(KVM_CHECK_EXTENSION),
+    NAME(KVM_GET_PIT2),
+    NAME(KVM_SET_PIT2),
+    NAME(KVM_GET_IRQCHIP),
+    NAME(KVM_SET_IRQCHIP),
+    NAME(KVM_GET_CLOCK),
+    NAME(KVM_SET_CLOCK),
+    NAME(KVM_GET_MP_STATE),
+    NAME(KVM_SET_MP_STATE),
+    NAME(KVM_GET_VCPU_EVENTS),
+    NAME(KVM_SET_VCPU_EVENTS),
+    NAME(KVM_GET_CPUID2),
+    NAME(KVM_SET_CPUID2),
+    NAME(KVM_GET_REGS),
+    NAME(KVM_SET_REGS),
+    NAME(KVM_GET_SREGS),
+    NAME(KVM_SET_SREGS),
+    NAME(KVM_GET_SREGS2),
+    NAME(KVM_SET_SREGS2),
+    NAME(KVM_GET_XSAVE),
+    NAME(KVM_SET_XSAVE),
+    NAME(KVM_GET_XSAVE2),
+    NAME(KVM_GET_FPU),
+    NAME(KVM_SET_FPU),
+    NAME(KVM_GET_XCRS),
+    NAME(KVM_SET_XCRS),
+    NAME(KVM_GET_DEBUGREGS),
+    NAME(KVM_SET_DEBUGREGS),
+    NAME(KVM_GET_LAPIC),
+    NAME(KVM_SET_LAPIC),
+    NAME(KVM_GET_MSRS),
+    NAME(KVM_SET_MSRS),
+    NAME(KVM_GET_NESTED_STATE),
+    NAME(KVM_SET_NESTED_STATE),
+    NAME(KVM_GET_TSC_KHZ),
+    NAME(KVM_SET_TSC_KHZ),
+    NAME(KVM_GET_DEVICE_ATTR),
+    NAME(KVM_SET_DEVICE_ATTR),
+    NAME(KVM_KVMCLOCK_CTRL),
+    NAME(KVM_X86_SETUP_MCE),
+    NAME(KVM_GET_ONE_REG),
+    NAME(KVM_SET_ONE_REG),
+    NAME(KVM_GET_API_VERSION),
+    NAME(KVM_GET_MSR_INDEX_LIST),
     NAME(KVM_GET_SUPPORTED_CPUID),
 };
 

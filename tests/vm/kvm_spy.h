@@ -1,6 +1,6 @@
 /* kvm_spy.h - see and spoil the ioctls of this process.
  *
- * kvm_spy.c defines ioctl() itself, which the linker prefers to the C library's. */
+ * Needs the linker's --wrap=ioctl. */
 #ifndef STASIS_TESTS_KVM_SPY_H
 #define STASIS_TESTS_KVM_SPY_H
 

@@ -98,8 +98,8 @@ static void make_memory(struct test_vm *vm)
 {
     struct kvm_userspace_memory_region region = { .memory_size = TEST_MEMORY_SIZE };
 
-    vm->memory = mmap(NULL, TEST_MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                      -1, 0);
+    vm->memory =
+        mmap(NULL, TEST_MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(vm->memory, MAP_FAILED);
     region.userspace_addr = (uintptr_t)vm->memory;
     must(ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region));
@@ -254,8 +254,8 @@ static bool run_to_out(struct test_vm *vm, size_t index, unsigned ms, struct out
         fail_msg("KVM_RUN: %s", strerror(r));
     if (run->exit_reason != KVM_EXIT_IO || run->io.direction != KVM_EXIT_IO_OUT)
         fail_msg("exit reason %u, expected an out", run->exit_reason);
-    *ret_out = (struct out){ .port = run->io.port,
-                             .byte = *((const uint8_t *)run + run->io.data_offset) };
+    *ret_out =
+        (struct out){ .port = run->io.port, .byte = *((const uint8_t *)run + run->io.data_offset) };
     complete_exit(vm, index);
     return true;
 }

@@ -305,7 +305,8 @@ static void no_msr_is_captured_twice(void **state)
 
 static void a_guest_that_was_shown_hyperv_has_its_msrs_captured(void **state)
 {
-    static const uint32_t indices[] = { 0x40000082, 0x40000083, 0x40000090, 0x4000009f, 0x400000b7 };
+    static const uint32_t indices[] = { 0x40000082, 0x40000083, 0x40000090, 0x4000009f,
+                                        0x400000b7 };
     struct kvm_enable_cap synic = { .cap = KVM_CAP_HYPERV_SYNIC2 };
     struct stasis_error err = { 0 };
     struct test_cpuid cpuid;
@@ -338,8 +339,10 @@ static void a_guest_that_was_shown_hyperv_has_its_msrs_captured(void **state)
             assert_non_null(kvm_msr_find(saved.x86_64->vcpus[0].msrs,
                                          saved.x86_64->vcpus[0].msrs_count, indices[i]));
     }
-    assert_int_equal(kvm_msr_find(saved.x86_64->vcpus[0].msrs, saved.x86_64->vcpus[0].msrs_count,
-                                  0x40000095)->data, 0x100a5);
+    assert_int_equal(
+        kvm_msr_find(saved.x86_64->vcpus[0].msrs, saved.x86_64->vcpus[0].msrs_count, 0x40000095)
+            ->data,
+        0x100a5);
 }
 
 /* --- attributes, registers, reserved bytes -------------------------------------------------- */

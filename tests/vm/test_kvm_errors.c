@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <stasis/machine.h>
@@ -21,7 +22,8 @@
 #include "hypervisor/kvm_x86_64.h"
 #include "unit.h"
 
-static const struct test_vm_config two_vcpus = { .vcpu_count = 2, .irqchip = TEST_IRQCHIP_FULL,
+static const struct test_vm_config two_vcpus = { .vcpu_count = 2,
+                                                 .irqchip = TEST_IRQCHIP_FULL,
                                                  .has_pit = true };
 static struct test_vm source, target;
 static struct stasis_machine saved;
@@ -97,8 +99,8 @@ static void each_ioctl_that_fails_fails_the_capture_by_its_name(void **state)
         if (may_fail(calls[i].request))
             continue;
         spy_fail(calls[i].request, ordinal(calls, i), EIO);
-        assert_stasis_fails(stasis_kvm_capture(test_kvm_host(), &source.view, &machine, &err),
-                            &err, STASIS_ERR_KVM);
+        assert_stasis_fails(stasis_kvm_capture(test_kvm_host(), &source.view, &machine, &err), &err,
+                            STASIS_ERR_KVM);
         assert_int_equal(err.errnum, EIO);
         assert_names(&err, &source, &calls[i]);
         assert_int_equal(machine.arch, STASIS_ARCH_NONE); /* untouched */
@@ -171,14 +173,13 @@ static void assert_in_order(const struct spy_call *calls, size_t count, int fd,
 static void a_restore_keeps_the_order_of_d9(void **state)
 {
     static const unsigned long vcpu_order[] = {
-        KVM_SET_CPUID2,   KVM_GET_TSC_KHZ,      KVM_SET_MP_STATE,  KVM_SET_REGS,
-        KVM_SET_SREGS2,   KVM_SET_XSAVE,        KVM_SET_XCRS,      KVM_SET_DEBUGREGS,
-        KVM_SET_LAPIC,    KVM_SET_MSRS,         KVM_SET_VCPU_EVENTS,
-        KVM_SET_MSRS, /* those that act on the clocks */
+        KVM_SET_CPUID2,      KVM_GET_TSC_KHZ, KVM_SET_MP_STATE,  KVM_SET_REGS,  KVM_SET_SREGS2,
+        KVM_SET_XSAVE,       KVM_SET_XCRS,    KVM_SET_DEBUGREGS, KVM_SET_LAPIC, KVM_SET_MSRS,
+        KVM_SET_VCPU_EVENTS, KVM_SET_MSRS, /* those that act on the clocks */
         KVM_KVMCLOCK_CTRL,
     };
     static const unsigned long vm_order[] = { KVM_SET_IRQCHIP, KVM_SET_IRQCHIP, KVM_SET_IRQCHIP,
-                                              KVM_SET_PIT2, KVM_SET_CLOCK, KVM_GET_CLOCK };
+                                              KVM_SET_PIT2,    KVM_SET_CLOCK,   KVM_GET_CLOCK };
     const struct spy_call *calls;
     struct stasis_error err = { 0 };
     size_t count;
@@ -225,6 +226,46 @@ static void the_tsc_deadline_is_the_last_msr_of_each_vcpu(void **state)
     assert_int_equal(last[1], X86_MSR_TSC_DEADLINE);
 }
 
+static double ms_since(const struct timespec *begin)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - begin->tv_sec) * 1e3 +
+           (double)(now.tv_nsec - begin->tv_nsec) / 1e6;
+}
+
+/* Time is only printed: it is the host's. The calls are ours. */
+static void capture_and_restore_make_few_system_calls(void **state)
+{
+    const struct test_vm_config config = { .vcpu_count = 4,
+                                           .irqchip = TEST_IRQCHIP_FULL,
+                                           .has_pit = true };
+    struct stasis_error err = { 0 };
+    struct timespec begin;
+    double capture_ms, restore_ms;
+    size_t capture_calls, restore_calls;
+
+    (void)state;
+    test_vm_open(&source, &config);
+    test_vm_open(&target, &config);
+    test_kvm_host();
+    spy_begin();
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    assert_stasis_ok(stasis_kvm_capture(test_kvm_host(), &source.view, &saved, &err), &err);
+    capture_ms = ms_since(&begin);
+    spy_calls(&capture_calls);
+    spy_begin();
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    assert_stasis_ok(stasis_kvm_restore(test_kvm_host(), &target.view, &saved, 0, &err), &err);
+    restore_ms = ms_since(&begin);
+    spy_calls(&restore_calls);
+    print_message("# 4 vCPUs: capture %.3f ms, %zu calls; restore %.3f ms, %zu calls\n", capture_ms,
+                  capture_calls, restore_ms, restore_calls);
+    assert_true(capture_calls < 4 * 24 + 10);
+    assert_true(restore_calls < 4 * 24 + 15);
+}
+
 /* --- VMs that do not fit -------------------------------------------------------------------- */
 
 static void assert_refused(const struct test_vm_config *config, const char *words)
@@ -250,13 +291,16 @@ static void a_vm_that_does_not_fit_the_machine_is_refused_untouched(void **state
 
     (void)state;
     open_and_capture(&two_vcpus);
-    assert_refused(&(struct test_vm_config){ .vcpu_count = 1, .irqchip = TEST_IRQCHIP_FULL,
-                                             .has_pit = true }, "2 vCPUs");
-    assert_refused(&(struct test_vm_config){ .vcpu_count = 3, .irqchip = TEST_IRQCHIP_FULL,
-                                             .has_pit = true }, "2 vCPUs");
-    assert_refused(&(struct test_vm_config){ .vcpu_count = 2, .vcpu_ids = ids,
-                                             .irqchip = TEST_IRQCHIP_FULL, .has_pit = true },
-                   "id 3");
+    assert_refused(
+        &(struct test_vm_config){ .vcpu_count = 1, .irqchip = TEST_IRQCHIP_FULL, .has_pit = true },
+        "2 vCPUs");
+    assert_refused(
+        &(struct test_vm_config){ .vcpu_count = 3, .irqchip = TEST_IRQCHIP_FULL, .has_pit = true },
+        "2 vCPUs");
+    assert_refused(
+        &(struct test_vm_config){
+            .vcpu_count = 2, .vcpu_ids = ids, .irqchip = TEST_IRQCHIP_FULL, .has_pit = true },
+        "id 3");
     assert_refused(&(struct test_vm_config){ .vcpu_count = 2 }, "IOAPIC");
     assert_refused(&(struct test_vm_config){ .vcpu_count = 2, .irqchip = TEST_IRQCHIP_SPLIT },
                    "IOAPIC");
@@ -332,8 +376,8 @@ static void wrong_arguments_are_refused(void **state)
     view.vcpu_fds = NULL;
     assert_stasis_fails(stasis_kvm_restore(test_kvm_host(), &view, &saved, 0, &err), &err,
                         STASIS_ERR_INVALID_ARGUMENT);
-    assert_stasis_fails(stasis_kvm_restore(test_kvm_host(), &source.view, &saved, 0x80, &err),
-                        &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(stasis_kvm_restore(test_kvm_host(), &source.view, &saved, 0x80, &err), &err,
+                        STASIS_ERR_INVALID_ARGUMENT);
     assert_stasis_fails(stasis_kvm_restore(test_kvm_host(), &source.view, &other, 0, &err), &err,
                         STASIS_ERR_INVALID_ARGUMENT);
 }
@@ -410,8 +454,7 @@ static void a_kvm_that_lacks_the_indispensable_is_refused_by_its_name(void **sta
     (void)state;
     test_vm_open(&source, &test_vm_one_vcpu);
     spy_fail(KVM_CHECK_EXTENSION, 1, EINVAL);
-    assert_stasis_fails(stasis_kvm_host_probe(source.kvm_fd, &host, &err), &err,
-                        STASIS_ERR_NO_KVM);
+    assert_stasis_fails(stasis_kvm_host_probe(source.kvm_fd, &host, &err), &err, STASIS_ERR_NO_KVM);
     assert_non_null(strstr(err.text, "KVM_CAP_"));
     assert_null(host);
 }
@@ -442,6 +485,7 @@ int main(void)
         CASE(a_kvm_without_clock_control_for_this_guest_is_fine),
         CASE(a_restore_keeps_the_order_of_d9),
         CASE(the_tsc_deadline_is_the_last_msr_of_each_vcpu),
+        CASE(capture_and_restore_make_few_system_calls),
         CASE(a_vm_that_does_not_fit_the_machine_is_refused_untouched),
         CASE(a_machine_without_controllers_does_not_fit_a_vm_with_them),
         CASE(sizes_that_cannot_be_are_refused),

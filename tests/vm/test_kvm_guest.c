@@ -103,10 +103,10 @@ static void set_handler(const struct test_vm *vm, uint8_t vector)
 }
 
 static const uint8_t wait_code[] = {
-    0xfb,             /*    sti           */
-    0xf4,             /* 1: hlt           */
-    0xe6, 0x83,       /*    out 0x83, al  */
-    0xeb, 0xfb,       /*    jmp 1b        */
+    0xfb,       /*    sti           */
+    0xf4,       /* 1: hlt           */
+    0xe6, 0x83, /*    out 0x83, al  */
+    0xeb, 0xfb, /*    jmp 1b        */
 };
 
 /* Does this KVM do as told when a TSC is set? Some software KVMs show the host's, always. */
@@ -268,8 +268,8 @@ static void a_periodic_pit_goes_on(void **state)
 
 static void begin_deadline_wait(uint64_t ns)
 {
-    const uint64_t cycles = kvm_time_cycles(ns, (uint32_t)ioctl(source.vcpu_fds[0],
-                                                                KVM_GET_TSC_KHZ, 0));
+    const uint64_t cycles =
+        kvm_time_cycles(ns, (uint32_t)ioctl(source.vcpu_fds[0], KVM_GET_TSC_KHZ, 0));
 
     set_handler(&source, 0x41);
     test_vm_load(&source, 0, wait_code, sizeof(wait_code));
@@ -492,7 +492,8 @@ static void tscs_in_step_come_back_in_step(void **state)
                 assert_int_equal(offset[i], offset[0]);
             assert_true(i == 0 || tsc[i] > tsc[i - 1]);
         }
-        assert_true(tsc[3] - tsc[0] < kvm_time_cycles(NS_PER_S, host.tsc_khz ? host.tsc_khz : 1000000));
+        assert_true(tsc[3] - tsc[0] <
+                    kvm_time_cycles(NS_PER_S, host.tsc_khz ? host.tsc_khz : 1000000));
         teardown(NULL);
     }
 }
@@ -508,8 +509,8 @@ static void tscs_out_of_step_keep_their_distance(void **state)
     test_vm_open(&source, &config);
     if (!tsc_is_settable(&source))
         unit_skip("this KVM does not let a TSC be set");
-    assert_true(test_vm_set_msr(&source, 1, X86_MSR_TSC,
-                                test_vm_msr(&source, 0, X86_MSR_TSC) + distance));
+    assert_true(
+        test_vm_set_msr(&source, 1, X86_MSR_TSC, test_vm_msr(&source, 0, X86_MSR_TSC) + distance));
     capture();
     restore_on(test_kvm_host(), &config, 0);
     near = test_vm_msr(&target, 0, X86_MSR_TSC);

@@ -94,18 +94,38 @@ static void round_trip(const struct test_vm_config *config)
 static struct kvm_regs distinct_regs(uint64_t seed)
 {
     return (struct kvm_regs){
-        .rax = seed + 1,  .rbx = seed + 2,  .rcx = seed + 3,  .rdx = seed + 4,
-        .rsi = seed + 5,  .rdi = seed + 6,  .rsp = seed + 7,  .rbp = seed + 8,
-        .r8 = seed + 9,   .r9 = seed + 10,  .r10 = seed + 11, .r11 = seed + 12,
-        .r12 = seed + 13, .r13 = seed + 14, .r14 = seed + 15, .r15 = seed + 16,
-        .rip = 0x1234,    .rflags = 0x8d7 /* OF, SF, ZF, AF, PF, CF */
+        .rax = seed + 1,
+        .rbx = seed + 2,
+        .rcx = seed + 3,
+        .rdx = seed + 4,
+        .rsi = seed + 5,
+        .rdi = seed + 6,
+        .rsp = seed + 7,
+        .rbp = seed + 8,
+        .r8 = seed + 9,
+        .r9 = seed + 10,
+        .r10 = seed + 11,
+        .r11 = seed + 12,
+        .r12 = seed + 13,
+        .r13 = seed + 14,
+        .r14 = seed + 15,
+        .r15 = seed + 16,
+        .rip = 0x1234,
+        .rflags = 0x8d7 /* OF, SF, ZF, AF, PF, CF */
     };
 }
 
 static struct kvm_segment data_segment(uint16_t selector, uint64_t base)
 {
-    return (struct kvm_segment){ .base = base, .limit = 0xffffffff, .selector = selector,
-                                 .type = 3, .present = 1, .dpl = 0, .db = 1, .s = 1, .g = 1 };
+    return (struct kvm_segment){ .base = base,
+                                 .limit = 0xffffffff,
+                                 .selector = selector,
+                                 .type = 3,
+                                 .present = 1,
+                                 .dpl = 0,
+                                 .db = 1,
+                                 .s = 1,
+                                 .g = 1 };
 }
 
 /* Long mode, as a 64-bit kernel has it, each register apart from the others. */
@@ -115,17 +135,20 @@ static void set_distinct_sregs(const struct test_vm *vm, size_t index)
     struct kvm_sregs sregs;
 
     must(ioctl(fd, KVM_GET_SREGS, &sregs));
-    sregs.cs = (struct kvm_segment){ .limit = 0xffffffff, .selector = 0x10, .type = 11,
-                                     .present = 1, .s = 1, .l = 1, .g = 1 };
+    sregs.cs = (struct kvm_segment){
+        .limit = 0xffffffff, .selector = 0x10, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1
+    };
     sregs.ss = data_segment(0x18, 0);
     sregs.ds = data_segment(0x20, 0);
     sregs.es = data_segment(0x28, 0);
     sregs.fs = data_segment(0x30, 0x7f0000001000 + index);
     sregs.gs = data_segment(0x38, 0x7f0000002000 + index);
-    sregs.tr = (struct kvm_segment){ .base = 0x3000, .limit = 0x67, .selector = 0x40, .type = 11,
-                                     .present = 1 };
-    sregs.ldt = (struct kvm_segment){ .base = 0x4000, .limit = 0x1f, .selector = 0x50, .type = 2,
-                                      .present = 1 };
+    sregs.tr = (struct kvm_segment){
+        .base = 0x3000, .limit = 0x67, .selector = 0x40, .type = 11, .present = 1
+    };
+    sregs.ldt = (struct kvm_segment){
+        .base = 0x4000, .limit = 0x1f, .selector = 0x50, .type = 2, .present = 1
+    };
     sregs.gdt.base = 0x5000, sregs.gdt.limit = 0x7f;
     sregs.idt.base = 0x6000, sregs.idt.limit = 0xfff;
     sregs.cr0 = 0x80050033;
@@ -163,7 +186,8 @@ static void set_distinct_xsave(const struct test_vm *vm, size_t index)
 static void set_distinct_debugregs(const struct test_vm *vm, size_t index)
 {
     struct kvm_debugregs regs = { .db = { 0x1111, 0x2222, 0x3333, 0x4444 + index },
-                                  .dr6 = 0xffff0ff1, .dr7 = 0x402 };
+                                  .dr6 = 0xffff0ff1,
+                                  .dr7 = 0x402 };
 
     must(ioctl(vm->vcpu_fds[index], KVM_SET_DEBUGREGS, &regs));
 }
@@ -179,18 +203,18 @@ static void set_distinct_lapic(const struct test_vm *vm, size_t index)
     struct kvm_lapic_state lapic;
 
     must(ioctl(vm->vcpu_fds[index], KVM_GET_LAPIC, &lapic));
-    lapic_set(&lapic, 0x80, 0x50);                        /* TPR, the same as CR8 */
-    lapic_set(&lapic, 0xd0, 0x01000000u << index);        /* LDR */
-    lapic_set(&lapic, 0xf0, 0x1ff);                       /* SVR: enabled */
+    lapic_set(&lapic, 0x80, 0x50);                          /* TPR, the same as CR8 */
+    lapic_set(&lapic, 0xd0, 0x01000000u << index);          /* LDR */
+    lapic_set(&lapic, 0xf0, 0x1ff);                         /* SVR: enabled */
     lapic_set(&lapic, 0x100 + 0x10 * 1, 1u << (0x31 % 32)); /* ISR: vector 0x31 in service */
     lapic_set(&lapic, 0x200 + 0x10 * 1, 1u << (0x33 % 32)); /* IRR: vector 0x33 waits */
-    lapic_set(&lapic, 0x280, 0x40);                       /* ESR */
-    lapic_set(&lapic, 0x320, 0x100ef);                    /* LVTT, masked */
-    lapic_set(&lapic, 0x340, 0x100fe);                    /* LVTPC, masked */
-    lapic_set(&lapic, 0x350, 0x10700);                    /* LINT0: ExtINT, masked */
-    lapic_set(&lapic, 0x360, 0x400);                      /* LINT1: NMI */
-    lapic_set(&lapic, 0x370, 0x100fd);                    /* LVTERR, masked */
-    lapic_set(&lapic, 0x3e0, 0xb);                        /* divide by 1 */
+    lapic_set(&lapic, 0x280, 0x40);                         /* ESR */
+    lapic_set(&lapic, 0x320, 0x100ef);                      /* LVTT, masked */
+    lapic_set(&lapic, 0x340, 0x100fe);                      /* LVTPC, masked */
+    lapic_set(&lapic, 0x350, 0x10700);                      /* LINT0: ExtINT, masked */
+    lapic_set(&lapic, 0x360, 0x400);                        /* LINT1: NMI */
+    lapic_set(&lapic, 0x370, 0x100fd);                      /* LVTERR, masked */
+    lapic_set(&lapic, 0x3e0, 0xb);                          /* divide by 1 */
     must(ioctl(vm->vcpu_fds[index], KVM_SET_LAPIC, &lapic));
 }
 
@@ -300,7 +324,8 @@ static void assert_events(const struct stasis_x86_vcpu *vcpu, size_t index)
 
     assert_int_equal(vcpu->events.interrupt.injected, 1);
     assert_int_equal(vcpu->events.interrupt.nr, nr);
-    assert_true(vcpu->events.interrupt.shadow & KVM_X86_SHADOW_INT_STI); /* AMD reports both kinds */
+    assert_true(vcpu->events.interrupt.shadow &
+                KVM_X86_SHADOW_INT_STI); /* AMD reports both kinds */
     assert_int_equal(vcpu->events.nmi.pending, 1);
     assert_int_equal(vcpu->events.nmi.masked, 1);
     assert_true(vcpu->sregs.has_interrupt_bitmap);
@@ -337,7 +362,8 @@ static void assert_distinct_vcpu(const struct stasis_x86_vcpu *vcpu, size_t inde
 
 static void every_register_of_four_vcpus_comes_back(void **state)
 {
-    const struct test_vm_config config = { .vcpu_count = 4, .irqchip = TEST_IRQCHIP_FULL,
+    const struct test_vm_config config = { .vcpu_count = 4,
+                                           .irqchip = TEST_IRQCHIP_FULL,
                                            .has_pit = true };
 
     (void)state;
@@ -388,8 +414,7 @@ static bool leave_alone(uint32_t index)
         0x10, /* TSC */
         0x1b, /* APICBASE */
         0x3a, /* FEAT_CTL: locks itself */
-        0x6e0, 0x34 /* deadline; SMI count is for KVM alone */,
-        0xc0000080, /* EFER */
+        0x6e0, 0x34 /* deadline; SMI count is for KVM alone */, 0xc0000080, /* EFER */
     };
 
     for (size_t i = 0; i < sizeof(indices) / sizeof(indices[0]); i++) {
@@ -402,8 +427,9 @@ static bool leave_alone(uint32_t index)
 /* The first of these values that this register takes and keeps, and that is news to it. */
 static bool set_distinct_msr(const struct test_vm *vm, uint32_t index, uint64_t *ret_data)
 {
-    const uint64_t candidates[] = { 0x4000 + 64 * (index % 16) + 1, 0x4000 + 8 * (index % 64),
-                                    0x3f, 0x7, 0x4, 0x1, 0x0 };
+    const uint64_t candidates[] = {
+        0x4000 + 64 * (index % 16) + 1, 0x4000 + 8 * (index % 64), 0x3f, 0x7, 0x4, 0x1, 0x0
+    };
     uint64_t before, after;
 
     if (!test_vm_try_msr(vm, 0, index, &before))
@@ -443,8 +469,8 @@ static void each_msr_that_can_be_set_comes_back(void **state)
         if (!msr || leave_alone(host->msrs[i]) || !test_vm_try_msr(&target, 0, host->msrs[i], &now))
             continue;
         if (msr->data != now)
-            fail_msg("MSR 0x%x: 0x%llx became 0x%llx", host->msrs[i],
-                     (unsigned long long)msr->data, (unsigned long long)now);
+            fail_msg("MSR 0x%x: 0x%llx became 0x%llx", host->msrs[i], (unsigned long long)msr->data,
+                     (unsigned long long)now);
     }
 }
 
@@ -457,8 +483,9 @@ static void machine_check_banks_come_back(void **state)
     test_vm_open(&source, &test_vm_one_vcpu);
     if (ioctl(source.vcpu_fds[0], KVM_X86_SETUP_MCE, &cap) < 0)
         unit_skip("KVM_X86_SETUP_MCE does not work here");
-    assert_true(test_vm_set_msr(&source, 0, 0x400 + 4 * 3 + 1, 0xbe00000000000151)); /* MC3_STATUS */
-    assert_true(test_vm_set_msr(&source, 0, 0x400 + 4 * 3 + 2, 0x1234000));          /* MC3_ADDR */
+    assert_true(
+        test_vm_set_msr(&source, 0, 0x400 + 4 * 3 + 1, 0xbe00000000000151)); /* MC3_STATUS */
+    assert_true(test_vm_set_msr(&source, 0, 0x400 + 4 * 3 + 2, 0x1234000));  /* MC3_ADDR */
     round_trip(&test_vm_one_vcpu);
     vcpu = &saved.x86_64->vcpus[0];
     assert_non_null(kvm_msr_find(vcpu->msrs, vcpu->msrs_count, 0x400 + 4 * 3 + 1));
@@ -619,7 +646,8 @@ static void pae_page_directory_pointers_come_back(void **state)
 static void vcpu_ids_need_not_count_from_zero(void **state)
 {
     static const uint32_t ids[] = { 0, 2, 5 };
-    const struct test_vm_config config = { .vcpu_count = 3, .vcpu_ids = ids,
+    const struct test_vm_config config = { .vcpu_count = 3,
+                                           .vcpu_ids = ids,
                                            .irqchip = TEST_IRQCHIP_FULL };
 
     (void)state;

@@ -222,7 +222,8 @@ int native_writer_append_memory(struct native_writer *writer, const struct nativ
     section->chunk_size = STASIS_BLOCK_SIZE;
     capture.file_off = section->file_off;
 
-    /* First its full length, so that what is not written reads as zeros: a hole. */
+    /* Its full length first: a size that the file may never have is refused before all the copying,
+     * and no write has to extend the file. What is not written is a hole. */
     if (ftruncate(writer->fd, (off_t)writer->end) < 0)
         return stasis_fail_errno(err, "set the file's size to %ju bytes", (uintmax_t)writer->end);
     r = map_digests(capture.size, writer->digest_kind, &digests, err);
