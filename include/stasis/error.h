@@ -32,6 +32,7 @@ extern "C" {
     X(CANCELLED, 23, "Cancelled", ECANCELED)                                                        \
     X(LIMIT, 24, "LimitExceeded", E2BIG)       /* a size beyond what Stasis accepts */              \
     X(UNSUPPORTED, 25, "Unsupported", EOPNOTSUPP)                                                   \
+    X(NOT_TRACKED, 26, "NotTracked", EINVAL)   /* nothing tells what has changed */                 \
     /* a snapshot file */                                                                          \
     X(BAD_MAGIC, 40, "BadMagic", EBADMSG)      /* not a snapshot of any known format */             \
     X(VERSION, 41, "UnsupportedVersion", EPROTONOSUPPORT)                                           \
@@ -41,6 +42,9 @@ extern "C" {
     X(DIGEST_MISMATCH, 45, "DigestMismatch", EBADMSG)                                               \
     X(INVALID_MACHINE, 46, "InvalidMachineState", EBADMSG)                                          \
     X(INVALID_MEMORY, 47, "InvalidMemoryLayout", EBADMSG) /* overlap, misaligned, too large */      \
+    X(PARENT_MISSING, 48, "ParentMissing", ENOENT) /* a file of the chain is not where it should be */ \
+    X(WRONG_PARENT, 49, "WrongParent", EINVAL) /* a file of the chain is another snapshot */       \
+    X(LAYOUT_MISMATCH, 50, "LayoutMismatch", EINVAL) /* two snapshots of different memory layout */ \
     /* the host */                                                                                 \
     X(KVM, 60, "KvmError", EIO)                /* a KVM ioctl failed; text names it */              \
     X(NO_KVM, 61, "KvmUnavailable", ENODEV)                                                         \

@@ -1,5 +1,5 @@
 /*
- * zero.c - the zero test: portable words, AVX2 where the CPU has it, NEON on arm64.
+ * zero.c - the zero test: portable words, AVX-512 or AVX2 where the CPU has it, NEON on arm64.
  *
  * Pages that are zero are neither written nor stored, so a wrong "zero" here silently loses guest
  * memory, and a wrong "not zero" only costs disk. Each variant looks at every byte: the vector
@@ -22,7 +22,7 @@
 #include <stasis/memory.h>
 
 #define WORD_STEP (8 * sizeof(uint64_t))
-#define VECTOR_STEP 128 /* bytes looked at between two branches */
+#define VECTOR_STEP 256 /* bytes looked at between two branches */
 
 static uint64_t load_word(const uint8_t *bytes)
 {
@@ -56,14 +56,45 @@ bool zero_bytes_portable(const void *data, size_t size)
 }
 
 /* Each zero_steps_*() looks at whole steps of VECTOR_STEP bytes only. */
+typedef bool zero_steps_fn(const uint8_t *bytes, size_t size);
+
+static bool zero_by(zero_steps_fn *zero_steps, const void *data, size_t size)
+{
+    const size_t in_steps = size - size % VECTOR_STEP;
+
+    return zero_steps(data, in_steps) &&
+           zero_bytes_portable((const uint8_t *)data + in_steps, size - in_steps);
+}
+
 #if defined(__x86_64__)
+__attribute__((target("avx512f"))) static bool zero_steps_avx512(const uint8_t *bytes, size_t size)
+{
+    for (size_t off = 0; off < size; off += VECTOR_STEP) {
+        const uint8_t *at = bytes + off;
+        const __m512i seen =
+            _mm512_or_si512(_mm512_or_si512(_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64)),
+                            _mm512_or_si512(_mm512_loadu_si512(at + 128),
+                                            _mm512_loadu_si512(at + 192)));
+
+        if (_mm512_test_epi64_mask(seen, seen) != 0)
+            return false;
+    }
+    return true;
+}
+
+__attribute__((target("avx2"))) static __m256i or_of_vectors(const uint8_t *bytes)
+{
+    const __m256i *v = (const __m256i *)(const void *)bytes;
+
+    return _mm256_or_si256(_mm256_or_si256(_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)),
+                           _mm256_or_si256(_mm256_loadu_si256(v + 2), _mm256_loadu_si256(v + 3)));
+}
+
 __attribute__((target("avx2"))) static bool zero_steps_avx2(const uint8_t *bytes, size_t size)
 {
     for (size_t off = 0; off < size; off += VECTOR_STEP) {
-        const __m256i *v = (const __m256i *)(const void *)(bytes + off);
         const __m256i seen =
-            _mm256_or_si256(_mm256_or_si256(_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)),
-                            _mm256_or_si256(_mm256_loadu_si256(v + 2), _mm256_loadu_si256(v + 3)));
+            _mm256_or_si256(or_of_vectors(bytes + off), or_of_vectors(bytes + off + 128));
 
         if (!_mm256_testz_si256(seen, seen))
             return false;
@@ -71,14 +102,25 @@ __attribute__((target("avx2"))) static bool zero_steps_avx2(const uint8_t *bytes
     return true;
 }
 
-bool zero_bytes(const void *data, size_t size)
+/* Asked each time: a load and a test of what the loader found out. */
+static bool has_avx512(void)
 {
-    const size_t in_steps = size - size % VECTOR_STEP;
+    return __builtin_cpu_supports("avx512f") != 0;
+}
 
-    if (!__builtin_cpu_supports("avx2"))
-        return zero_bytes_portable(data, size);
-    return zero_steps_avx2(data, in_steps) &&
-           zero_bytes_portable((const uint8_t *)data + in_steps, size - in_steps);
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") != 0;
+}
+
+static bool zero_bytes_avx512(const void *data, size_t size)
+{
+    return zero_by(zero_steps_avx512, data, size);
+}
+
+static bool zero_bytes_avx2(const void *data, size_t size)
+{
+    return zero_by(zero_steps_avx2, data, size);
 }
 #elif defined(__aarch64__)
 static bool zero_steps_neon(const uint8_t *bytes, size_t size)
@@ -94,19 +136,42 @@ static bool zero_steps_neon(const uint8_t *bytes, size_t size)
     return true;
 }
 
-bool zero_bytes(const void *data, size_t size)
+static bool zero_bytes_neon(const void *data, size_t size)
 {
-    const size_t in_steps = size - size % VECTOR_STEP;
-
-    return zero_steps_neon(data, in_steps) &&
-           zero_bytes_portable((const uint8_t *)data + in_steps, size - in_steps);
-}
-#else
-bool zero_bytes(const void *data, size_t size)
-{
-    return zero_bytes_portable(data, size);
+    return zero_by(zero_steps_neon, data, size);
 }
 #endif
+
+static bool has_always(void)
+{
+    return true;
+}
+
+const struct zero_variant zero_variants[] = {
+#if defined(__x86_64__)
+    { "avx512", has_avx512, zero_bytes_avx512 },
+    { "avx2", has_avx2, zero_bytes_avx2 },
+#elif defined(__aarch64__)
+    { "neon", has_always, zero_bytes_neon },
+#endif
+    { "portable", has_always, zero_bytes_portable },
+};
+const size_t zero_variant_count = sizeof(zero_variants) / sizeof(zero_variants[0]);
+
+bool zero_bytes(const void *data, size_t size)
+{
+#if defined(__x86_64__)
+    if (has_avx512())
+        return zero_bytes_avx512(data, size);
+    if (has_avx2())
+        return zero_bytes_avx2(data, size);
+    return zero_bytes_portable(data, size);
+#elif defined(__aarch64__)
+    return zero_bytes_neon(data, size);
+#else
+    return zero_bytes_portable(data, size);
+#endif
+}
 
 uint64_t zero_data_page_map(const void *data, size_t page_count)
 {

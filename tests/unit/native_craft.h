@@ -42,7 +42,16 @@ enum {
 };
 
 /* Section types. */
-enum { CRAFT_MEMORY = 1, CRAFT_MACHINE, CRAFT_LAYOUT, CRAFT_META, CRAFT_DIGESTS, CRAFT_INDEX };
+enum {
+    CRAFT_MEMORY = 1,
+    CRAFT_MACHINE,
+    CRAFT_LAYOUT,
+    CRAFT_META,
+    CRAFT_DIGESTS,
+    CRAFT_INDEX,
+    CRAFT_EXTENTS,
+    CRAFT_LAYERS,
+};
 
 struct craft {
     uint8_t *data; /* owned */

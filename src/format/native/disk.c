@@ -98,10 +98,11 @@ static int expect_fixed(struct byte_reader *reader, uint32_t expected, const cha
 
 static int check_kinds(const struct native_superblock *superblock, struct stasis_error *err)
 {
-    if (superblock->kind == NATIVE_KIND_DIFF)
+    if (superblock->kind == NATIVE_KIND_DIFF && superblock->minor < NATIVE_VERSION_MINOR_DIFF)
         return stasis_fail(err, STASIS_ERR_UNSUPPORTED,
-                           "this is a diff snapshot, which this version cannot read");
-    if (superblock->kind != NATIVE_KIND_FULL)
+                           "superblock: version %u.%u has no diff snapshots", superblock->major,
+                           superblock->minor);
+    if (superblock->kind != NATIVE_KIND_FULL && superblock->kind != NATIVE_KIND_DIFF)
         return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "superblock: unknown snapshot kind %u",
                            superblock->kind);
     if (superblock->digest_kind != STASIS_DIGEST_XXH3_128 &&

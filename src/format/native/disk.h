@@ -17,7 +17,9 @@
 #define NATIVE_MAGIC "\x89STASIS\n"
 #define NATIVE_MAGIC_SIZE 8
 #define NATIVE_VERSION_MAJOR 1
-#define NATIVE_VERSION_MINOR 0
+#define NATIVE_VERSION_MINOR 1
+#define NATIVE_VERSION_MINOR_FULL 0 /* writers give a file the oldest version that has all it needs */
+#define NATIVE_VERSION_MINOR_DIFF 1
 
 #define NATIVE_SUPERBLOCK_SIZE 4096
 #define NATIVE_VERSION_END 12 /* bytes of a file that tell magic, major and minor */
@@ -31,11 +33,14 @@
 #define NATIVE_CHUNK_MAX (1024u * 1024)        /* bytes; a reader holds one chunk per thread */
 #define NATIVE_MACHINE_SIZE_MAX (256u * 1024 * 1024)
 #define NATIVE_FACTS_SIZE_MAX (1024u * 1024) /* layout and meta, each */
+#define NATIVE_EXTENTS_SIZE_MAX (UINT64_C(1) << 30)
+#define NATIVE_LAYERS_SIZE_MAX (64u * 1024 * 1024)
+#define NATIVE_PACKED_CHUNK 4096u /* bytes of packed memory that share a digest: one page */
 #define NATIVE_ID_SIZE 32
 
 enum native_kind {
     NATIVE_KIND_FULL = 1,
-    NATIVE_KIND_DIFF = 2, /* reserved: refused by name */
+    NATIVE_KIND_DIFF = 2, /* since version 1.1 */
 };
 
 enum native_section_type {
@@ -45,9 +50,8 @@ enum native_section_type {
     NATIVE_SECTION_META = 4,
     NATIVE_SECTION_DIGESTS = 5,
     NATIVE_SECTION_DIGEST_INDEX = 6,
-    NATIVE_SECTION_EXTENTS = 7, /* this and the next two are reserved for diffs */
-    NATIVE_SECTION_PARENT = 8,
-    NATIVE_SECTION_CHAIN = 9,
+    NATIVE_SECTION_EXTENTS = 7, /* this and the next in diffs only */
+    NATIVE_SECTION_LAYERS = 8,
 };
 
 #define NATIVE_SECTION_VERSION 1 /* of each type above, so far */
@@ -87,7 +91,7 @@ void superblock_encode(const struct native_superblock *superblock, uint8_t *ret_
 /*
  * Parse what may be the first bytes of a native file: `size` is what there is of them, up to
  * NATIVE_SUPERBLOCK_SIZE. STASIS_ERR_BAD_MAGIC, _TRUNCATED, _VERSION (judged before all that
- * follows), _DIGEST_MISMATCH, _UNSUPPORTED (a diff, an unknown digest kind), _CORRUPT.
+ * follows), _DIGEST_MISMATCH, _UNSUPPORTED (an unknown kind or digest kind), _CORRUPT.
  */
 int superblock_parse(const uint8_t *bytes, size_t size, struct native_superblock *ret_superblock,
                      struct stasis_error *err);

@@ -18,6 +18,8 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/io.h"
+#include "format/native/chain.h"
+#include "format/native/extents.h"
 #include "machine/fields.h"
 
 static int check_file_size(const struct native_superblock *superblock, uint64_t file_size,
@@ -99,8 +101,7 @@ static int read_machine(struct native_image *native, int fd, struct stasis_error
 static int read_layout(struct native_image *native, int fd, struct stasis_error *err)
 {
     struct format_image *image = &native->image;
-    const struct native_section *memory =
-        section_find(native->sections, native->superblock.section_count, NATIVE_SECTION_MEMORY);
+    const struct native_section *memory = native_memory(native);
     auto_free uint8_t *data = NULL;
     size_t size;
     int r = read_section(native, fd, NATIVE_SECTION_LAYOUT, &data, &size, err);
@@ -110,11 +111,104 @@ static int read_layout(struct native_image *native, int fd, struct stasis_error 
     r = native_layout_decode(data, size, &image->memory, &image->info.data_size, err);
     if (r < 0)
         return stasis_wrap(err, r, "layout");
-    if (stasis_memory_size(&image->memory) != memory->size)
+    image->page_count = stasis_memory_size(&image->memory) / STASIS_PAGE_SIZE;
+    if (!native_is_diff(native) && stasis_memory_size(&image->memory) != memory->size)
         return stasis_fail(err, STASIS_ERR_INVALID_MEMORY,
                            "layout: the regions are %ju bytes, the memory section is %ju",
                            (uintmax_t)stasis_memory_size(&image->memory), (uintmax_t)memory->size);
-    image->memory_file_off = memory->file_off;
+    if (memory->size % STASIS_PAGE_SIZE != 0)
+        return stasis_fail(err, STASIS_ERR_CORRUPT, "memory: %ju bytes are not whole pages",
+                           (uintmax_t)memory->size);
+    return 0;
+}
+
+static int read_layers(struct native_image *native, int fd, struct stasis_error *err)
+{
+    auto_free uint8_t *data = NULL;
+    size_t size;
+    int r = read_section(native, fd, NATIVE_SECTION_LAYERS, &data, &size, err);
+
+    if (r < 0)
+        return r;
+    r = native_layers_decode(data, size, &native->layers, err);
+    return r < 0 ? stasis_wrap(err, r, "layers") : 0;
+}
+
+static int read_extents(struct native_image *native, int fd, struct stasis_error *err)
+{
+    struct format_image *image = &native->image;
+    auto_free uint8_t *data = NULL;
+    size_t size;
+    int r = read_section(native, fd, NATIVE_SECTION_EXTENTS, &data, &size, err);
+
+    if (r < 0)
+        return r;
+    r = extents_decode(data, size, image->page_count, native_memory(native)->size / STASIS_PAGE_SIZE,
+                       &native->layers, &image->extents, &image->extent_count, err);
+    return r < 0 ? stasis_wrap(err, r, "extents") : 0;
+}
+
+/* The map of a full snapshot: all of it is in the file, at its own place. */
+static int make_flat_map(struct format_image *image, struct stasis_error *err)
+{
+    image->extents = calloc(1, sizeof(*image->extents));
+    if (!image->extents)
+        return stasis_fail_memory(err, "the map of memory");
+    image->extents[0].kind = FORMAT_EXTENT_DATA;
+    image->extent_count = 1;
+    return 0;
+}
+
+static int read_map(struct native_image *native, int fd, struct stasis_error *err)
+{
+    int r;
+
+    if (!native_is_diff(native))
+        return make_flat_map(&native->image, err);
+    if ((r = read_layers(native, fd, err)) < 0 || (r = read_extents(native, fd, err)) < 0)
+        return r;
+    return 0;
+}
+
+static void count_pages(const struct format_image *image, struct stasis_layer_info *layers,
+                        uint64_t *ret_zero_pages)
+{
+    for (size_t i = 0; i < image->extent_count; i++) {
+        const struct format_extent *extent = &image->extents[i];
+        const uint64_t count = format_extent_end(image, i) - extent->first_page;
+
+        if (extent->kind == FORMAT_EXTENT_ZERO)
+            *ret_zero_pages += count;
+        else
+            layers[extent->layer].page_count += count;
+    }
+}
+
+static int fill_layers(struct native_image *native, struct stasis_error *err)
+{
+    struct stasis_snapshot_info *info = &native->image.info;
+    struct stasis_layer_info *layers = calloc((size_t)native->layers.count + 1, sizeof(*layers));
+
+    if (!layers)
+        return stasis_fail_memory(err, "the layers");
+    native->layer_info = layers;
+    memcpy(layers[0].id, native->superblock.root, sizeof(layers[0].id));
+    layers[0].kind = (enum stasis_snapshot_kind)native->superblock.kind;
+    layers[0].path = "";
+    layers[0].file_size = native->superblock.file_size;
+    for (uint32_t i = 0; i < native->layers.count; i++) {
+        const struct native_layer *layer = &native->layers.items[i];
+
+        memcpy(layers[i + 1].id, layer->root, sizeof(layers[0].id));
+        layers[i + 1].kind = (enum stasis_snapshot_kind)layer->kind;
+        layers[i + 1].path = layer->path;
+        layers[i + 1].file_size = layer->file_size;
+    }
+    native->image.layer_count = native->layers.count + 1;
+    count_pages(&native->image, layers, &info->zero_pages);
+    info->layers = layers;
+    info->layer_count = native->image.layer_count;
+    info->ancestor_count = native->layers.depth;
     return 0;
 }
 
@@ -136,6 +230,7 @@ static void fill_info(struct native_image *native)
     struct stasis_snapshot_info *info = &image->info; /* data_size is there already */
 
     info->format = native_codec.name;
+    info->kind = (enum stasis_snapshot_kind)native->superblock.kind;
     info->version_major = native->superblock.major;
     info->version_minor = native->superblock.minor;
     memcpy(info->id, native->superblock.root, sizeof(info->id));
@@ -152,49 +247,99 @@ static void fill_info(struct native_image *native)
     info->file_size = native->superblock.file_size;
 }
 
-static int read_all(struct native_image *native, const struct format_source *source,
-                    struct stasis_error *err)
+static int read_head(struct native_image *native, const struct format_source *source,
+                     struct stasis_error *err)
 {
     int r = superblock_parse(source->head, source->head_size, &native->superblock, err);
 
     if (r < 0)
         return r;
     memcpy(native->superblock_bytes, source->head, NATIVE_SUPERBLOCK_SIZE);
-    if ((r = check_file_size(&native->superblock, source->file_size, err)) < 0 ||
-        (r = read_table(native, source->fd, err)) < 0 ||
+    r = check_file_size(&native->superblock, source->file_size, err);
+    return r < 0 ? r : read_table(native, source->fd, err);
+}
+
+static int read_all(struct native_image *native, const struct format_source *source,
+                    struct stasis_error *err)
+{
+    int r;
+
+    if ((r = read_head(native, source, err)) < 0 ||
         (r = read_machine(native, source->fd, err)) < 0 ||
         (r = read_layout(native, source->fd, err)) < 0 ||
-        (r = read_meta(native, source->fd, err)) < 0)
+        (r = read_meta(native, source->fd, err)) < 0 ||
+        (r = read_map(native, source->fd, err)) < 0 || (r = fill_layers(native, err)) < 0)
         return r;
-    return 0;
+    return native_is_diff(native) ? chain_open_dir(native, source, err) : 0;
+}
+
+static struct native_image *image_new(void)
+{
+    struct native_image *native = calloc(1, sizeof(*native));
+
+    if (native) {
+        native->fd = -1;
+        native->dir_fd = -1;
+    }
+    return native;
 }
 
 int native_open(struct format_source *source, struct format_image **ret_image,
                 struct stasis_error *err)
 {
-    struct native_image *native = calloc(1, sizeof(*native));
+    struct native_image *native = image_new();
     int r;
 
     if (!native)
         return stasis_fail_memory(err, "the snapshot");
-    native->image.memory_fd = -1;
     r = read_all(native, source, err);
     if (r < 0) {
         native_close(&native->image);
         return r;
     }
     fill_info(native);
-    native->image.memory_fd = fd_steal(&source->fd);
+    native->fd = fd_steal(&source->fd);
     *ret_image = &native->image;
     return 0;
 }
 
+int native_open_bare(int *fd, uint64_t file_size, struct native_image **ret_native,
+                     struct stasis_error *err)
+{
+    struct format_source source = { .fd = *fd, .file_size = file_size };
+    struct native_image *native = image_new();
+    int r;
+
+    if (!native)
+        return stasis_fail_memory(err, "a layer");
+    source.head_size = file_size < FORMAT_HEAD_SIZE ? (size_t)file_size : FORMAT_HEAD_SIZE;
+    if ((r = io_read_at(*fd, source.head, source.head_size, 0, err)) < 0 ||
+        (r = read_head(native, &source, err)) < 0) {
+        native_close(&native->image);
+        return r;
+    }
+    native->fd = fd_steal(fd);
+    *ret_native = native;
+    return 0;
+}
+
+const struct native_section *native_memory(const struct native_image *native)
+{
+    return section_find(native->sections, native->superblock.section_count, NATIVE_SECTION_MEMORY);
+}
+
 void native_close(struct format_image *image)
 {
-    if (!image)
+    struct native_image *native = (struct native_image *)(void *)image;
+
+    if (!native)
         return;
     stasis_machine_release(&image->machine);
     free(image->memory.regions);
-    fd_close(&image->memory_fd);
-    free(image); /* the address of the native_image that it is the first member of */
+    free(image->extents);
+    free(native->layer_info);
+    native_layers_release(&native->layers);
+    fd_close(&native->fd);
+    fd_close(&native->dir_fd);
+    free(native);
 }

@@ -22,11 +22,12 @@
 /* What this reader knows of each type. */
 static const struct section_rules {
     const char *name;
-    bool required;
+    bool required; /* in files of the kinds that have it */
     uint16_t method;     /* enum native_method */
     uint32_t chunk_size; /* chunked only */
     uint64_t align;      /* of the file offset */
     uint64_t size_max;   /* bytes; that of digests follows from what they are the digests of */
+    bool diff_only;
 } rules_table[] = {
     [NATIVE_SECTION_MEMORY] = { "memory", true, NATIVE_METHOD_CHUNKED, STASIS_BLOCK_SIZE,
                                 NATIVE_MEMORY_ALIGN, STASIS_MEMORY_SIZE_MAX },
@@ -40,6 +41,15 @@ static const struct section_rules {
                                  NATIVE_ALIGN, UINT64_MAX },
     [NATIVE_SECTION_DIGEST_INDEX] = { "digest index", false, NATIVE_METHOD_WHOLE, 0, NATIVE_ALIGN,
                                       UINT64_MAX },
+    [NATIVE_SECTION_EXTENTS] = { "extents", true, NATIVE_METHOD_WHOLE, 0, NATIVE_ALIGN,
+                                 NATIVE_EXTENTS_SIZE_MAX, .diff_only = true },
+    [NATIVE_SECTION_LAYERS] = { "layers", true, NATIVE_METHOD_WHOLE, 0, NATIVE_ALIGN,
+                                NATIVE_LAYERS_SIZE_MAX, .diff_only = true },
+};
+
+/* Memory in a diff: packed, a digest for each page, and never mapped by a huge page. */
+static const struct section_rules packed_rules = {
+    "memory", true, NATIVE_METHOD_CHUNKED, NATIVE_PACKED_CHUNK, NATIVE_ALIGN, STASIS_MEMORY_SIZE_MAX,
 };
 
 #define RULES_COUNT (sizeof(rules_table) / sizeof(rules_table[0]))
@@ -47,6 +57,16 @@ static const struct section_rules {
 static const struct section_rules *find_rules(uint32_t type)
 {
     return type < RULES_COUNT && rules_table[type].name ? &rules_table[type] : NULL;
+}
+
+/* The rules for a type in files of a kind; NULL when the kind has no such sections. */
+static const struct section_rules *rules_in(uint16_t kind, uint32_t type)
+{
+    const struct section_rules *rules = find_rules(type);
+
+    if (kind == NATIVE_KIND_DIFF && type == NATIVE_SECTION_MEMORY)
+        return &packed_rules;
+    return rules && rules->diff_only && kind != NATIVE_KIND_DIFF ? NULL : rules;
 }
 
 const char *section_name(uint32_t type, char text[NATIVE_SECTION_NAME_SIZE])
@@ -268,21 +288,21 @@ static int check_section(const struct native_superblock *superblock,
     const struct native_section *section = &sections[index];
     char text[NATIVE_SECTION_NAME_SIZE];
     const char *name = section_name(section->type, text);
-    const struct native_section *first;
+    const struct section_rules *rules =
+        understood(section) ? rules_in(superblock->kind, section->type) : NULL;
     int r;
 
-    if (!understood(section) && (section->flags & NATIVE_FLAG_CRITICAL))
+    if (!rules && (section->flags & NATIVE_FLAG_CRITICAL))
         return stasis_fail(err, STASIS_ERR_CRITICAL_SECTION,
                            "%s, version %u, method %u: unknown here, and not to be skipped", name,
                            section->version, section->method);
     /* The limits come before the place: an absurd size is named as such, not as a short file. */
-    if (understood(section) && (r = check_rules(section, find_rules(section->type), err)) < 0)
+    if (rules && (r = check_rules(section, rules, err)) < 0)
         return r;
     if ((r = check_place(superblock, section, name, err)) < 0 ||
         (r = check_apart(superblock, sections, index, name, err)) < 0)
         return r;
-    first = section_find(sections, superblock->section_count, section->type);
-    if (understood(section) && first != section)
+    if (rules && section_find(sections, superblock->section_count, section->type) != section)
         return stasis_fail(err, STASIS_ERR_CORRUPT, "there are two sections of type %s", name);
     return check_method(superblock, sections, index, name, err);
 }
@@ -295,10 +315,11 @@ int section_table_parse(const struct native_superblock *superblock, const uint8_
     for (uint32_t i = 0; r == 0 && i < superblock->section_count; i++)
         r = check_section(superblock, ret_sections, i, err);
     for (uint32_t type = 1; r == 0 && type < RULES_COUNT; type++) {
-        if (rules_table[type].required &&
+        const struct section_rules *rules = rules_in(superblock->kind, type);
+
+        if (rules && rules->required &&
             !section_find(ret_sections, superblock->section_count, type))
-            r = stasis_fail(err, STASIS_ERR_CORRUPT, "there is no %s section",
-                            rules_table[type].name);
+            r = stasis_fail(err, STASIS_ERR_CORRUPT, "there is no %s section", rules->name);
     }
     return r;
 }

@@ -26,6 +26,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "base/pool.h"
+#include "format/native/chain.h"
 #include "memory/layout.h"
 #include "memory/progress.h"
 #include "memory/zero.h"
@@ -36,6 +37,9 @@
 struct verify {
     const struct native_image *native;
     int fd;
+    const struct native_image *snapshot; /* what is verified: `native`, or what builds on it */
+    uint32_t layer;                      /* which of the snapshot's layers `native` is */
+    uint64_t end;                        /* of the progress' total: when that layer is done */
     struct stasis_damage *damage; /* the caller's; the first damage_count entries are in use */
     size_t damage_max;
     struct progress progress;
@@ -55,12 +59,17 @@ struct section_job {
     uint8_t *buffers; /* a chunk per worker */
 };
 
+static bool comes_before(const struct stasis_damage *a, const struct stasis_damage *b)
+{
+    return a->layer != b->layer ? a->layer < b->layer : a->file_off < b->file_off;
+}
+
 /* Sorted by place, the lowest kept: when full, the highest falls out. */
 static void insert_damage(struct verify *verify, const struct stasis_damage *damage)
 {
     size_t i = verify->damage_count;
 
-    while (i > 0 && verify->damage[i - 1].file_off > damage->file_off)
+    while (i > 0 && comes_before(damage, &verify->damage[i - 1]))
         i--;
     if (i == verify->damage_max)
         return;
@@ -74,7 +83,7 @@ static void insert_damage(struct verify *verify, const struct stasis_damage *dam
 static void add_damage(struct verify *verify, const struct stasis_damage *damage)
 {
     pthread_mutex_lock(&verify->lock);
-    if (verify->report.blocks_bad == 0 || damage->file_off < verify->first.file_off)
+    if (verify->report.blocks_bad == 0 || comes_before(damage, &verify->first))
         verify->first = *damage;
     verify->report.blocks_bad++;
     insert_damage(verify, damage);
@@ -92,13 +101,40 @@ static int add_checked(struct verify *verify, uint64_t block_count, uint64_t siz
     return progress_add(&verify->progress, size, err);
 }
 
-static struct stasis_damage describe(const char *section, uint64_t block, uint64_t file_off,
-                                     uint64_t size)
+static struct stasis_damage describe(const struct verify *verify, const char *section,
+                                     uint64_t block, uint64_t file_off, uint64_t size)
 {
-    struct stasis_damage damage = { .block = block, .file_off = file_off, .size = size };
+    struct stasis_damage damage = {
+        .block = block, .file_off = file_off, .size = size, .layer = verify->layer
+    };
 
     snprintf(damage.section, sizeof(damage.section), "%s", section);
     return damage;
+}
+
+/*
+ * Which page of the guest a byte of a memory section is. Flat memory is in the guest's order; of a packed
+ * page only the map knows, and one that a later layer replaced is nowhere in it.
+ */
+static bool find_page(const struct verify *verify, uint64_t section_off, uint64_t *ret_linear)
+{
+    const struct format_image *image = &verify->snapshot->image;
+    const uint64_t offset = section_off / STASIS_PAGE_SIZE;
+
+    *ret_linear = section_off;
+    if (!native_is_diff(verify->native))
+        return section_off / STASIS_PAGE_SIZE < image->page_count;
+    for (size_t i = 0; i < image->extent_count; i++) {
+        const struct format_extent *extent = &image->extents[i];
+        const uint64_t count = format_extent_end(image, i) - extent->first_page;
+
+        if (extent->kind != FORMAT_EXTENT_DATA || extent->layer != verify->layer ||
+            offset < extent->offset || offset - extent->offset >= count)
+            continue;
+        *ret_linear = (extent->first_page + offset - extent->offset) * STASIS_PAGE_SIZE;
+        return true;
+    }
+    return false;
 }
 
 static struct stasis_damage describe_chunk(const struct section_job *job, uint64_t chunk,
@@ -107,12 +143,14 @@ static struct stasis_damage describe_chunk(const struct section_job *job, uint64
     const struct native_section *section = job->section;
     const uint64_t section_off = chunk * section->chunk_size;
     char text[NATIVE_SECTION_NAME_SIZE];
+    uint64_t linear;
     struct stasis_damage damage =
-        describe(section_name(section->type, text), chunk, section->file_off + section_off, size);
+        describe(job->verify, section_name(section->type, text), chunk, section->file_off + section_off, size);
 
-    if (section->type == NATIVE_SECTION_MEMORY) {
+
+    if (section->type == NATIVE_SECTION_MEMORY && find_page(job->verify, section_off, &linear)) {
         damage.has_gpa = true;
-        damage.gpa = layout_locate(&job->verify->native->image.memory, section_off).gpa;
+        damage.gpa = layout_locate(&job->verify->snapshot->image.memory, linear).gpa;
     }
     return damage;
 }
@@ -126,7 +164,7 @@ static int verify_superblock(struct verify *verify, struct stasis_error *err)
     if (r < 0)
         return stasis_wrap(err, r, "superblock");
     if (memcmp(bytes, verify->native->superblock_bytes, sizeof(bytes)) != 0) {
-        const struct stasis_damage damage = describe("superblock", 0, 0, sizeof(bytes));
+        const struct stasis_damage damage = describe(verify, "superblock", 0, 0, sizeof(bytes));
 
         add_damage(verify, &damage);
     }
@@ -151,7 +189,7 @@ static int verify_table(struct verify *verify, struct stasis_error *err)
     native_root(native->superblock_bytes, bytes, (size_t)size, root);
     if (memcmp(root, native->superblock.root, sizeof(root)) != 0) {
         const struct stasis_damage damage =
-            describe("section table", 0, native->superblock.table_off, size);
+            describe(verify, "section table", 0, native->superblock.table_off, size);
 
         add_damage(verify, &damage);
     }
@@ -192,7 +230,7 @@ static int verify_whole(struct verify *verify, uint32_t index, struct stasis_err
     if (r < 0)
         return stasis_wrap(err, r, "%s", name);
     if (memcmp(digest, section->digest, sizeof(digest)) != 0) {
-        const struct stasis_damage damage = describe(name, 0, section->file_off, section->size);
+        const struct stasis_damage damage = describe(verify, name, 0, section->file_off, section->size);
 
         verify->section_bad[index] = true;
         add_damage(verify, &damage);
@@ -394,38 +432,97 @@ static int check_not_shrunk(const struct verify *verify, struct stasis_error *er
     return 0;
 }
 
-/* "memory block 17 (file offset 0x310000, guest 0x110000): digest mismatch; 3 blocks are bad in all" */
+/* "layer 2, 'base.stasis': memory block 17 (file offset 0x310000, guest 0x110000): digest mismatch; ..." */
 static int fail_damaged(const struct verify *verify, struct stasis_error *err)
 {
     const struct stasis_damage *first = &verify->first;
     char guest[40] = "", more[64] = "";
+    int r;
 
     if (first->has_gpa)
         snprintf(guest, sizeof(guest), ", guest 0x%" PRIx64, first->gpa);
     if (verify->report.blocks_bad > 1)
         snprintf(more, sizeof(more), "; %" PRIu64 " blocks are bad in all",
                  verify->report.blocks_bad);
-    return stasis_fail(err, STASIS_ERR_DIGEST_MISMATCH,
-                       "%s block %" PRIu64 " (file offset 0x%" PRIx64 "%s): digest mismatch%s",
-                       first->section, first->block, first->file_off, guest, more);
+    r = stasis_fail(err, STASIS_ERR_DIGEST_MISMATCH,
+                    "%s block %" PRIu64 " (file offset 0x%" PRIx64 "%s): digest mismatch%s",
+                    first->section, first->block, first->file_off, guest, more);
+    return first->layer == 0 ? r
+                             : stasis_wrap(err, r, "layer %u, '%s'", first->layer,
+                                           verify->snapshot->layers.items[first->layer - 1].path);
 }
 
-static int run_verify(struct verify *verify, unsigned thread_count, struct stasis_error *err)
+/* All of one file: the snapshot's own, or that of a layer. */
+static int verify_file(struct verify *verify, const struct native_image *native, uint32_t layer,
+                       unsigned thread_count, struct stasis_error *err)
 {
     int r;
 
+    verify->native = native;
+    verify->fd = native->fd;
+    verify->layer = layer;
+    memset(verify->section_bad, 0, sizeof(verify->section_bad));
     if ((r = check_not_shrunk(verify, err)) < 0 || (r = verify_superblock(verify, err)) < 0 ||
         (r = verify_table(verify, err)) < 0 || (r = verify_sections(verify, thread_count, err)) < 0)
         return r;
     return 0;
 }
 
+/* A layer that no page comes from may be missing or broken. Only the parent can be such a one. */
+static bool layer_needed(const struct native_image *native, uint32_t layer)
+{
+    return native->layer_info[layer].page_count > 0;
+}
+
+static int verify_layer(struct verify *verify, uint32_t layer, unsigned thread_count,
+                        struct stasis_error *err)
+{
+    struct native_image *opened;
+    int r = chain_open_image(verify->snapshot, layer, &opened, err);
+
+    if (r < 0)
+        return r;
+    progress_part(&verify->progress, bytes_to_check(opened), verify->end);
+    r = verify_file(verify, opened, layer, thread_count, err);
+    native_close(&opened->image);
+    return r < 0 ? stasis_wrap(err, r, "layer %u", layer) : 0;
+}
+
+static int run_verify(struct verify *verify, unsigned thread_count, struct stasis_error *err)
+{
+    const struct native_image *snapshot = verify->snapshot;
+    int r;
+
+    verify->end = bytes_to_check(snapshot);
+    progress_part(&verify->progress, verify->end, verify->end);
+    r = verify_file(verify, snapshot, 0, thread_count, err);
+    for (uint32_t i = 1; r == 0 && i < snapshot->image.layer_count; i++) {
+        if (!layer_needed(snapshot, i))
+            continue;
+        verify->end += snapshot->layer_info[i].file_size; /* no overflow: see all_to_check() */
+        r = verify_layer(verify, i, thread_count, err);
+    }
+    return r;
+}
+
+/* Of layers no more is known beforehand than how large their files are; they count for that. */
+static uint64_t all_to_check(const struct native_image *snapshot)
+{
+    uint64_t size = bytes_to_check(snapshot);
+
+    for (uint32_t i = 1; i < snapshot->image.layer_count; i++) {
+        if (layer_needed(snapshot, i) &&
+            __builtin_add_overflow(size, snapshot->layer_info[i].file_size, &size))
+            return UINT64_MAX;
+    }
+    return size;
+}
+
 int native_verify(const struct format_image *image, const struct stasis_verify_options *options,
                   struct stasis_verify_report *ret_report, struct stasis_error *err)
 {
     const struct native_image *native = native_image_of(image);
-    struct verify verify = { .native = native,
-                             .fd = image->memory_fd,
+    struct verify verify = { .snapshot = native,
                              .damage = options->damage,
                              .damage_max = options->damage ? options->damage_max : 0 };
     int r;
@@ -433,7 +530,7 @@ int native_verify(const struct format_image *image, const struct stasis_verify_o
     for (size_t i = 0; i < verify.damage_max; i++)
         verify.damage[i] = (struct stasis_damage){ 0 };
     progress_init(&verify.progress, options->progress, options->progress_arg,
-                  bytes_to_check(native));
+                  all_to_check(native));
     pthread_mutex_init(&verify.lock, NULL);
     r = run_verify(&verify, options->thread_count, err);
     pthread_mutex_destroy(&verify.lock);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -22,6 +23,7 @@ void native_writer_init(struct native_writer *writer, int fd, enum stasis_digest
 {
     *writer = (struct native_writer){ .fd = fd,
                                       .digest_kind = digest_kind,
+                                      .kind = NATIVE_KIND_FULL,
                                       .end = NATIVE_SUPERBLOCK_SIZE };
 }
 
@@ -71,6 +73,38 @@ int native_writer_append(struct native_writer *writer, enum native_section_type 
     return io_write_at(writer->fd, data, size, section->file_off, err);
 }
 
+int native_digests_map(uint64_t memory_size, enum stasis_digest_kind kind,
+                       struct native_digests *ret_digests, struct stasis_error *err)
+{
+    const uint64_t block_count = (memory_size + STASIS_BLOCK_SIZE - 1) / STASIS_BLOCK_SIZE;
+    const uint64_t size = block_count * chunk_digest_size(kind); /* memory_size is at most 2^46 */
+    void *data = size > SIZE_MAX ? MAP_FAILED
+                                 : mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (data == MAP_FAILED)
+        return stasis_fail_memory(err, "the digests of memory");
+    *ret_digests = (struct native_digests){ .data = data, .size = (size_t)size };
+    return 0;
+}
+
+int native_writer_place_flat(struct native_writer *writer, uint64_t size, uint64_t *ret_file_off,
+                             struct stasis_error *err)
+{
+    struct native_section *section;
+    int r = native_writer_place(writer, NATIVE_SECTION_MEMORY, NATIVE_FLAG_CRITICAL,
+                                NATIVE_MEMORY_ALIGN, size, &section, err);
+
+    if (r < 0)
+        return r;
+    section->method = NATIVE_METHOD_CHUNKED;
+    section->chunk_size = STASIS_BLOCK_SIZE;
+    *ret_file_off = section->file_off;
+    if (ftruncate(writer->fd, (off_t)writer->end) < 0)
+        return stasis_fail_errno(err, "set the file's size to %ju bytes", (uintmax_t)writer->end);
+    return 0;
+}
+
 void native_digests_release(struct native_digests *digests)
 {
     if (digests->data)
@@ -109,7 +143,7 @@ static int make_index(const struct native_writer *writer, const struct native_di
 {
     const size_t digest_size = chunk_digest_size(writer->digest_kind);
     const size_t chunk_count = (digests->size + NATIVE_DIGEST_CHUNK - 1) / NATIVE_DIGEST_CHUNK;
-    uint8_t *index = malloc(chunk_count * digest_size);
+    uint8_t *index = malloc(chunk_count * digest_size + 1); /* a diff may have no pages at all */
 
     if (!index)
         return stasis_fail_memory(err, "the digest index");
@@ -159,8 +193,10 @@ int native_writer_finish(struct native_writer *writer, uint64_t *ret_file_size,
                          uint8_t ret_id[NATIVE_ID_SIZE], struct stasis_error *err)
 {
     struct native_superblock superblock = { .major = NATIVE_VERSION_MAJOR,
-                                            .minor = NATIVE_VERSION_MINOR,
-                                            .kind = NATIVE_KIND_FULL,
+                                            .minor = writer->kind == NATIVE_KIND_DIFF
+                                                         ? NATIVE_VERSION_MINOR_DIFF
+                                                         : NATIVE_VERSION_MINOR_FULL,
+                                            .kind = (uint16_t)writer->kind,
                                             .digest_kind = (uint16_t)writer->digest_kind,
                                             .section_count = writer->section_count };
     const size_t table_size = (size_t)writer->section_count * NATIVE_ENTRY_SIZE;

@@ -19,10 +19,13 @@
 #include <stasis/snapshot.h>
 
 #include "format/native/disk.h"
+#include "memory/capture.h"
+#include "memory/rate.h"
 
 struct native_writer {
     int fd; /* the caller's */
     enum stasis_digest_kind digest_kind;
+    enum native_kind kind; /* NATIVE_KIND_FULL unless changed after native_writer_init() */
     uint64_t end; /* first file offset that no section has */
     struct native_section sections[NATIVE_SECTION_MAX];
     uint32_t section_count;
@@ -30,10 +33,10 @@ struct native_writer {
 
 /* How memory is to be gone through. */
 struct native_memory_job {
-    const struct stasis_memory *memory; /* checked, with every hva */
-    unsigned thread_count;              /* at least 1 */
-    stasis_progress_fn *progress;       /* may be NULL */
-    void *progress_arg;
+    const struct capture *capture;
+    unsigned thread_count; /* at least 1 */
+    struct progress *progress;
+    struct rate *rate;
 };
 
 void native_writer_init(struct native_writer *writer, int fd, enum stasis_digest_kind digest_kind);
@@ -63,6 +66,15 @@ int native_writer_append_memory(struct native_writer *writer, const struct nativ
                                 uint64_t *ret_data_size, struct native_digests *ret_digests,
                                 struct stasis_error *err);
 void native_digests_release(struct native_digests *digests);
+
+/* Address space for the digests of flat memory; pages of it that are not touched are zero digests. */
+int native_digests_map(uint64_t memory_size, enum stasis_digest_kind kind,
+                       struct native_digests *ret_digests, struct stasis_error *err);
+
+/* The entry of flat memory of `size` bytes, and the file set to that length: a size that it may never
+ * have is refused before all the copying, and what is not written is a hole. */
+int native_writer_place_flat(struct native_writer *writer, uint64_t size, uint64_t *ret_file_off,
+                             struct stasis_error *err);
 
 /* The digests of the chunked section `index`, and the digests of those: two sections. */
 int native_writer_append_digests(struct native_writer *writer, uint32_t index,
