@@ -133,25 +133,47 @@ void microvm_stop(struct microvm *vm)
 
 /* --- ahead of time -------------------------------------------------------------------------- */
 
-/* The supervisor's first work. Failures are kept quiet: they matter when a VM is wanted, and then
- * microvm_prepare() meets them again. Nobody else touches host and vm before `prepared`. */
-static void prepare_ahead(struct microvm *vm)
+static void set_done(struct microvm *vm, bool *done)
 {
-    if (vm_host_open(&vm->host, NULL) == 0)
-        (void)vm_prepare(&vm->vm, &vm->host, NULL);
     pthread_mutex_lock(&vm->lock);
-    vm->prepared = true;
+    *done = true;
     pthread_cond_broadcast(&vm->changed);
     pthread_mutex_unlock(&vm->lock);
 }
 
-int microvm_prepare(struct microvm *vm, struct stasis_error *err)
+static void wait_until_done(struct microvm *vm, const bool *done)
 {
     pthread_mutex_lock(&vm->lock);
-    while (!vm->prepared)
+    while (!*done)
         pthread_cond_wait(&vm->changed, &vm->lock);
     pthread_mutex_unlock(&vm->lock);
+}
+
+/* The supervisor's first work. Failures are kept quiet: they matter when a VM is wanted, and then
+ * microvm_prepare() and microvm_probe() meet them again. Nobody else touches what is made here before
+ * it is said to be done. */
+static void prepare_ahead(struct microvm *vm)
+{
+    const bool is_open = vm_host_open(&vm->host, NULL) == 0;
+
+    if (is_open)
+        (void)vm_prepare(&vm->vm, &vm->host, NULL);
+    set_done(vm, &vm->prepared);
+    if (is_open)
+        (void)vm_host_probe(&vm->host, NULL);
+    set_done(vm, &vm->probed);
+}
+
+int microvm_prepare(struct microvm *vm, struct stasis_error *err)
+{
+    wait_until_done(vm, &vm->prepared);
     return vm_host_open(&vm->host, err);
+}
+
+int microvm_probe(struct microvm *vm, struct stasis_error *err)
+{
+    wait_until_done(vm, &vm->probed);
+    return vm_host_probe(&vm->host, err);
 }
 
 /* --- building and taking down --------------------------------------------------------------- */
@@ -179,6 +201,7 @@ int microvm_open_console(struct microvm *vm, struct stasis_error *err)
 
 void microvm_take_down(struct microvm *vm)
 {
+    wait_until_done(vm, &vm->prepared); /* a start may fail before it has come so far as to wait */
     vm_release(&vm->vm);
     console_close(vm->console);
     vm->console = NULL;
@@ -266,6 +289,8 @@ static int boot_and_run(struct microvm *vm, struct stasis_error *err)
 
     if (r == 0)
         r = microvm_prepare(vm, err);
+    if (r == 0)
+        r = microvm_probe(vm, err);
     if (r == 0)
         r = microvm_open_console(vm, err);
     if (r == 0)

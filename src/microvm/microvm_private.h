@@ -7,8 +7,8 @@
  * save is told that there is one.
  *
  * A supervisor thread waits for the guest's own events (power-off, reset, crash) and for microvm_stop(),
- * and does what they ask when the token is free. Before that it opens KVM and makes an empty VM, while the
- * caller is still busy with configuration: restores are measured in fractions of a millisecond. */
+ * and does what they ask when the token is free. Before that it opens KVM, makes an empty VM and probes the
+ * host, while the caller is still busy: restores are measured in fractions of a millisecond. */
 #ifndef STASIS_MICROVM_MICROVM_PRIVATE_H
 #define STASIS_MICROVM_MICROVM_PRIVATE_H
 
@@ -46,7 +46,8 @@ struct microvm {
     pthread_cond_t changed;
     enum microvm_state state;
     const char *action; /* the token: NULL when free, or the name of what goes on */
-    bool prepared;      /* the supervisor is done with looking at the host ahead of time */
+    bool prepared;      /* the supervisor has opened KVM and made an empty VM, or failed to */
+    bool probed;        /* and has looked at the host, or failed to */
 
     /* With the token. */
     struct microvm_config config;
@@ -81,8 +82,10 @@ void microvm_end(struct microvm *vm, enum microvm_state state);
 
 /* All below with the token. */
 
-/* Wait for what the supervisor does ahead of time; do it here where that failed, to say why. */
+/* Wait for what the supervisor does ahead of time; do it here where that failed, to say why. The first is
+ * for building a VM, the second for capture and restore, and comes after the first. */
 int microvm_prepare(struct microvm *vm, struct stasis_error *err);
+int microvm_probe(struct microvm *vm, struct stasis_error *err);
 
 /* Quiesce within the time limit. STASIS_ERR_QUIESCE_TIMEOUT; STASIS_ERR_WRONG_STATE when the guest is about to end or
  * to reset: then it runs no more, and the supervisor will deal with it. */

@@ -74,7 +74,7 @@ static void holder_write(struct device *device, uint64_t offset, unsigned size, 
     (void)offset;
     (void)size;
     serve(holder);
-    holder->last = value;
+    __atomic_store_n(&holder->last, value, __ATOMIC_SEQ_CST); /* two vCPUs may write at once */
     if (holder->end)
         vcpu_set_end(holder->end);
 }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/virtio_mmio.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,6 +129,17 @@ static unsigned served_count(struct echo *echo)
     count = echo->served;
     pthread_mutex_unlock(&echo->lock);
     return count;
+}
+
+static bool is_idle(void *arg)
+{
+    struct worker *worker = &((struct echo *)arg)->virtio.worker;
+    bool idle;
+
+    pthread_mutex_lock(&worker->lock);
+    idle = !worker->busy && !worker->kicked;
+    pthread_mutex_unlock(&worker->lock);
+    return idle;
 }
 
 static int bench_new(void **state)
@@ -395,9 +407,8 @@ static void nothing_is_served_before_driver_ok(void **state)
     mmio_write(device, VIRTIO_MMIO_QUEUE_READY, 1);
     post(bench, 0);
     kick(bench);
-    quiesce(bench); /* a round that was due is over */
+    wait_until(is_idle, bench->echo, "the worker");
     assert_int_equal(served_count(bench->echo), 0);
-    start(bench);
     mmio_write(device, VIRTIO_MMIO_STATUS, 15); /* no further kick */
     assert_answered(bench, 0);
 }
@@ -603,6 +614,33 @@ static void reset_returns_when_the_device_has_stopped(void **state)
     assert_int_equal(mmio_read(bench->device, VIRTIO_MMIO_STATUS), 0);
 }
 
+static void *write_ready(void *arg)
+{
+    struct bench *bench = arg;
+
+    mmio_write(bench->device, VIRTIO_MMIO_QUEUE_READY, 1); /* it is: nothing changes */
+    return NULL;
+}
+
+static void what_waited_while_a_register_held_the_device_is_served(void **state)
+{
+    struct bench *bench = *state;
+    pthread_t thread;
+
+    set_gate(bench->echo, true);
+    bring_up(bench, 0);
+    post(bench, 0);
+    post(bench, 1);
+    kick(bench);
+    wait_until(one_waits, bench->echo, "the gate");
+    assert_int_equal(pthread_create(&thread, NULL, write_ready, bench), 0);
+    wait_until(is_held, bench->echo, "the register");
+    set_gate(bench->echo, false);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_answered(bench, 0);
+    assert_answered(bench, 1);
+}
+
 /* --- state ---------------------------------------------------------------------------------- */
 
 static void a_saved_device_goes_on_in_another(void **state)
@@ -769,6 +807,42 @@ static void many_threads_at_once_get_every_chain_answered(void **state)
     assert_int_equal(served_count(bench->echo), 2000);
 }
 
+/* As Linux: a kick only when the device has asked for one. */
+static bool is_kick_wanted(const struct guest_ring *ring, bool event_idx)
+{
+    if (event_idx)
+        return ring_avail_event(ring) == (uint16_t)(ring->posted - 1);
+    return !(ring_device_flags(ring) & 1);
+}
+
+/* The next chain comes just when the device finds the ring empty: who sees whom? */
+static void ping_pong(struct bench *bench, bool event_idx)
+{
+    const uint64_t deadline = deadline_in_ms(60000);
+
+    ring_init(&bench->ring, &bench->ram, 16, RING_GPA);
+    bring_up(bench, event_idx ? F_EVENT_IDX : 0);
+    for (unsigned i = 0; i < 30000; i++) {
+        uint32_t head, length;
+
+        post(bench, 0);
+        if (is_kick_wanted(&bench->ring, event_idx))
+            kick(bench);
+        while (!ring_take(&bench->ring, &head, &length)) {
+            if (i % 2)
+                sched_yield();
+            if (deadline_in_ms(0) > deadline)
+                fail_msg("chain %u is not served", i);
+        }
+    }
+}
+
+static void a_chain_that_comes_as_the_device_goes_idle_is_served(void **state)
+{
+    ping_pong(*state, true);
+    ping_pong(*state, false);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, bench_new, bench_free)
@@ -794,11 +868,13 @@ int main(void)
         CASE(a_chain_that_is_begun_is_finished_before_rest),
         CASE(after_a_time_out_the_device_goes_on),
         CASE(reset_returns_when_the_device_has_stopped),
+        CASE(what_waited_while_a_register_held_the_device_is_served),
         CASE(a_saved_device_goes_on_in_another),
         CASE(a_device_that_is_being_set_up_goes_on_in_another),
         CASE(hostile_states_are_refused_and_change_nothing),
         CASE(impossible_counters_stop_the_device_and_nothing_else),
         CASE(many_threads_at_once_get_every_chain_answered),
+        CASE(a_chain_that_comes_as_the_device_goes_idle_is_served),
     };
 #undef CASE
 
