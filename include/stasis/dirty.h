@@ -14,8 +14,8 @@
  * harvest returned gives what was written. Pages may be told that were not written, and pages that
  * were written with the bytes they had: stasis_dirty_refine() finds both out.
  *
- * Memory that is thrown away (MADV_DONTNEED, hole punching) changes without a write: of all trackers only
- * userfaultfd and comparison notice. Who does that marks the range, see stasis_tracker_mark().
+ * Memory that is thrown away (MADV_DONTNEED, hole punching) changes without a write: only comparison is sure
+ * to notice. Who does that marks the range in a bitmap tracker, see stasis_tracker_mark().
  *
  * Threads: arm, harvest, give_back, set_base and close of one tracker by one thread at a time, while
  * the guest and the VMM go on writing. stasis_tracker_mark(), stasis_tracker_fault() and
@@ -86,7 +86,8 @@ struct stasis_tracker; /* opaque */
  * Begin an epoch: nothing is dirty, and there is no base. Also begins anew when armed already. Writes
  * that race with this call may or may not be told.
  *
- * @return 0; -EIO STASIS_ERR_KVM; other errors of the system. After a failure the tracker is not armed.
+ * @return 0; -EOPNOTSUPP a KVM log of a VM with dirty rings; -EIO STASIS_ERR_KVM; other errors of the
+ *         system. After a failure the tracker is not armed.
  */
 STASIS_API int stasis_tracker_arm(struct stasis_tracker *tracker, struct stasis_error *err);
 
@@ -155,8 +156,8 @@ struct stasis_kvm_slot {
  * @param vm_fd   stays the caller's, open until close
  * @param slots   copied; together they must cover all of memory, in any order
  * @param memory  copied
- * @return 0; -EINVAL slots overlap, are not of whole pages, or leave memory uncovered (text says where);
- *         -EBADMSG STASIS_ERR_INVALID_MEMORY; -EOPNOTSUPP the VM has a dirty ring; -ENOMEM
+ * @return 0; -EINVAL slots overlap, are not of whole pages, have flags that are not theirs, or leave memory
+ *         uncovered (text says where); -EBADMSG STASIS_ERR_INVALID_MEMORY; -ENOMEM
  */
 STASIS_API int stasis_tracker_open_kvm_log(int vm_fd, const struct stasis_kvm_slot *slots,
                                            size_t slot_count, const struct stasis_memory *memory,
@@ -194,8 +195,7 @@ STASIS_API int stasis_tracker_open_kvm_ring(int vm_fd, const int *vcpu_fds, size
  * For a vCPU thread on KVM_EXIT_DIRTY_RING_FULL (and whenever it likes): empty the rings into the
  * tracker, so that KVM_RUN goes on. The pages are in the next harvest. Also right when not armed.
  *
- * @return 0; -EINVAL not a dirty ring tracker; -EIO STASIS_ERR_KVM; -EBADMSG STASIS_ERR_CORRUPT the ring
- *         names a slot that the tracker was not given
+ * @return 0; -EINVAL not a dirty ring tracker; -EIO STASIS_ERR_KVM
  */
 STASIS_API int stasis_tracker_ring_full(struct stasis_tracker *tracker, struct stasis_error *err);
 
@@ -205,9 +205,9 @@ STASIS_API int stasis_tracker_ring_full(struct stasis_tracker *tracker, struct s
  * Track by asynchronous userfaultfd write protection and PAGEMAP_SCAN (Linux 6.7): every write to the
  * memory as mapped in this process, by its threads, by the kernel for it (read(2), io_uring) and by a
  * guest that runs on it. Anonymous, shared, hugetlbfs and private file mappings, as stasis_restore() makes.
- * Nothing is ever blocked: the kernel resolves the fault, at one fault for each page and epoch. Pages
- * that are thrown away are told as well; pages that are only read are not, touched before or not: arming
- * therefore fills the page tables, 8 bytes for each page, and a harvest walks them.
+ * Nothing is ever blocked: the kernel resolves the fault, at one fault for each page and epoch. Pages that
+ * are only read are not told, touched before or not: for that, arming fills the page tables, 8 bytes for
+ * each page of memory, and a harvest walks them.
  *
  * @param memory  copied; stays mapped until close; no other userfaultfd may be registered on it
  * @return 0; -EINVAL a region without hva; -EBADMSG STASIS_ERR_INVALID_MEMORY; -EOPNOTSUPP the kernel

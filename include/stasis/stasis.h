@@ -3,6 +3,7 @@
 #define STASIS_H
 
 #include <stasis/api.h>
+#include <stasis/dirty.h>
 #include <stasis/error.h>
 #include <stasis/field.h>
 #include <stasis/kvm.h>

@@ -195,8 +195,8 @@ static void add_granted_features(struct stasis_kvm_host *host,
     }
 }
 
-/* Learn from a vCPU what /dev/kvm does not tell: the host's TSC rate, which is that of a new vCPU, and its
- * CPUID. Where KVM does not play along there is just less known. */
+/* Learn from a vCPU what /dev/kvm does not tell: the host's TSC rate, which is that of a new vCPU,
+ * and its CPUID. Where KVM does not play along there is just less known. */
 static int probe_trial_vcpu(struct stasis_kvm_host *host, int kvm_fd, struct stasis_error *err)
 {
     auto_fd vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);

@@ -3,7 +3,8 @@
  *
  * One ioctl fills a vector of stretches and says where it stopped, so that the cost is that of walking
  * page tables and not of system calls. With PAGEMAP_WP_MATCHING the kernel write-protects exactly what it
- * tells, in the same walk: that makes it safe against writers.
+ * tells, in the same walk: that makes it safe against writers. A walk that fails may have protected pages
+ * that it did not tell.
  */
 #include "memory/pagemap.h"
 
@@ -39,14 +40,11 @@ int pagemap_scan(int pagemap_fd, uint64_t start, uint64_t end, const struct page
     while (scan.start < end) {
         const int count = ioctl(pagemap_fd, PAGEMAP_SCAN_IOCTL, &scan);
 
-        if (count < 0 && errno != EINTR)
+        if (count < 0) /* never EINTR but for a process that is being killed */
             return -errno;
         for (int i = 0; i < count; i++)
             found(arg, regions[i].start, regions[i].end);
-        /* On EINTR the walk may have come some way, with nothing told of it: walk_end is then 0 or where
-         * it began, and what was told above is told. */
-        if (count >= 0)
-            scan.start = scan.walk_end;
+        scan.start = scan.walk_end;
     }
     return 0;
 }

@@ -64,8 +64,8 @@ typedef void pagemap_found_fn(void *arg, uint64_t start, uint64_t end);
 /* /proc/self/pagemap, to be closed. Negative errno when it cannot be opened. */
 int pagemap_open(void);
 
-/* Walk [start, end) of this process. 0; negative errno: -ENOTTY the kernel has no PAGEMAP_SCAN. What was
- * found before a failure was told. */
+/* Walk [start, end) of this process. 0; negative errno: -ENOTTY the kernel has no PAGEMAP_SCAN. On failure
+ * some of what was found was told, and with PAGEMAP_WP_MATCHING more than that may be protected. */
 int pagemap_scan(int pagemap_fd, uint64_t start, uint64_t end, const struct pagemap_query *query,
                  pagemap_found_fn *found, void *arg);
 

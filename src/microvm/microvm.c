@@ -58,8 +58,7 @@ enum microvm_state microvm_get_state(struct microvm *vm)
 
 /* --- the token ------------------------------------------------------------------------------ */
 
-int microvm_begin(struct microvm *vm, const char *action, unsigned states,
-                  struct stasis_error *err)
+int microvm_begin(struct microvm *vm, const char *action, unsigned states, struct stasis_error *err)
 {
     int r = 0;
 
@@ -68,8 +67,10 @@ int microvm_begin(struct microvm *vm, const char *action, unsigned states,
         r = stasis_fail(err, STASIS_ERR_BUSY, "%s: another action goes on (%s)", action,
                         vm->action);
     else if (!(MICROVM_IN(vm->state) & states))
-        r = stasis_fail(err, STASIS_ERR_WRONG_STATE, "%s: not possible, the microVM's state is "
-                        "\"%s\"", action, microvm_state_name(vm->state));
+        r = stasis_fail(err, STASIS_ERR_WRONG_STATE,
+                        "%s: not possible, the microVM's state is "
+                        "\"%s\"",
+                        action, microvm_state_name(vm->state));
     else
         vm->action = action;
     pthread_mutex_unlock(&vm->lock);
@@ -150,8 +151,8 @@ static void wait_until_done(struct microvm *vm, const bool *done)
 }
 
 /* The supervisor's first work. Failures are kept quiet: they matter when a VM is wanted, and then
- * microvm_prepare() and microvm_probe() meet them again. Nobody else touches what is made here before
- * it is said to be done. */
+ * microvm_prepare() and microvm_probe() meet them again. Nobody else touches what is made here
+ * before it is said to be done. */
 static void prepare_ahead(struct microvm *vm)
 {
     const bool is_open = vm_host_open(&vm->host, NULL) == 0;
@@ -232,8 +233,7 @@ static int set_vcpus(struct microvm *vm, const struct boot_entry *entry, struct 
     return r;
 }
 
-static int load_kernel(struct microvm *vm, const struct vm_config *config,
-                       struct stasis_error *err)
+static int load_kernel(struct microvm *vm, const struct vm_config *config, struct stasis_error *err)
 {
     const struct microvm_config *wanted = &vm->config;
     const struct boot_source source = {
@@ -446,8 +446,7 @@ static bool has_work(const struct microvm *vm)
 }
 
 /* Take the token when it is free and there is something to do. False: nothing to do. */
-static bool take_work(struct microvm *vm, enum vcpu_event *ret_event,
-                      struct stasis_error *ret_why)
+static bool take_work(struct microvm *vm, enum vcpu_event *ret_event, struct stasis_error *ret_why)
 {
     bool has;
 

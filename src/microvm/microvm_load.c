@@ -134,14 +134,15 @@ static int load_devices(struct load *load, struct stasis_error *err)
     return 0;
 }
 
-/* The supervisor may still be at its probe while the VM is built: so the check comes late, but before
- * anything of the machine's gets into the VM. */
+/* The supervisor may still be at its probe while the VM is built: so the check comes late, but
+ * before anything of the machine's gets into the VM. */
 static int check_host(struct load *load, struct stasis_error *err)
 {
     const int r = microvm_probe(load->vm, err);
 
-    return r < 0 ? r : stasis_kvm_check_host(load->vm->host.stasis,
-                                             stasis_snapshot_machine(load->snapshot), err);
+    return r < 0 ? r
+                 : stasis_kvm_check_host(load->vm->host.stasis,
+                                         stasis_snapshot_machine(load->snapshot), err);
 }
 
 /* The new generation comes last: its interrupt must land in the restored controllers. */

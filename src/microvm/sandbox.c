@@ -48,6 +48,7 @@
 
 /* --- calls allowed whatever their arguments ------------------------------------------------- */
 
+/* clang-format off */
 static const int plain_calls[] = {
     /* files: disks, snapshots, console files */
     SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
@@ -92,7 +93,9 @@ static const int sanitizer_calls[] = {
     SCMP_SYS(ptrace), SCMP_SYS(prctl), SCMP_SYS(mmap), SCMP_SYS(mprotect), SCMP_SYS(prlimit64),
     SCMP_SYS(getrlimit), SCMP_SYS(setrlimit), SCMP_SYS(ioctl), SCMP_SYS(kill),
     SCMP_SYS(arch_prctl), SCMP_SYS(personality), SCMP_SYS(socketpair), SCMP_SYS(process_vm_readv),
+    SCMP_SYS(getdents), SCMP_SYS(getdents64), SCMP_SYS(readlink), SCMP_SYS(open), SCMP_SYS(stat),
 };
+/* clang-format on */
 
 static int allow_calls(scmp_filter_ctx filter, const int *calls, size_t count)
 {
@@ -115,18 +118,19 @@ static int allow_memory(scmp_filter_ctx filter)
 {
     const int r = allow_one(filter, SCMP_SYS(mmap), SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 
-    return r < 0 ? r : allow_one(filter, SCMP_SYS(mprotect),
-                                 SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    return r < 0 ? r
+                 : allow_one(filter, SCMP_SYS(mprotect), SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 }
 
-/* Threads, not processes. clone3() hides its flags in memory where no filter sees them: it is said not
- * to exist, and the C library takes clone(). */
+/* Threads, not processes. clone3() hides its flags in memory where no filter sees them: it is said
+ * not to exist, and the C library takes clone(). */
 static int allow_threads(scmp_filter_ctx filter)
 {
     const int r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 
-    return r < 0 ? r : allow_one(filter, SCMP_SYS(clone),
-                                 SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+    return r < 0 ? r
+                 : allow_one(filter, SCMP_SYS(clone),
+                             SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
 }
 
 static int allow_unix_sockets(scmp_filter_ctx filter)
@@ -136,7 +140,8 @@ static int allow_unix_sockets(scmp_filter_ctx filter)
     return r < 0 ? r : allow_one(filter, SCMP_SYS(socketpair), SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 }
 
-/* KVM's requests, those of terminals, and the size of a disk that is a block device (at a reset). */
+/* KVM's requests, those of terminals, and the size of a disk that is a block device (at a reset).
+ * */
 static int allow_ioctls(scmp_filter_ctx filter)
 {
     static const unsigned long others[] = { TCGETS,     TCSETS,   TCSETSW, TCSETSF,
@@ -179,8 +184,9 @@ static int add_rules(scmp_filter_ctx filter)
 
 /* --- putting it on -------------------------------------------------------------------------- */
 
-/* A binary search over the calls instead of a walk: KVM_RUN goes through it at every exit. Where the
- * library cannot do that, the filter is as strict. The kernel logs a killed process by itself. */
+/* A binary search over the calls instead of a walk: KVM_RUN goes through it at every exit. Where
+ * the library cannot do that, the filter is as strict. The kernel logs a killed process by itself.
+ * */
 static int load_filter(scmp_filter_ctx filter)
 {
     int r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);

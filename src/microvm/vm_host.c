@@ -27,7 +27,8 @@ void vm_host_release(struct vm_host *host)
     vm_host_init(host);
 }
 
-/* KVM_CHECK_EXTENSION gives 0 for what it does not know; then the older question's answer counts. */
+/* KVM_CHECK_EXTENSION gives 0 for what it does not know; then the older question's answer counts.
+ * */
 static uint32_t read_vcpu_max(int kvm_fd)
 {
     int count = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);

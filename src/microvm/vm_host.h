@@ -1,7 +1,8 @@
 /* vm_host.h - the host's KVM: opened once per microvm and asked once for what does not change.
  *
- * Two steps, since a restore waits for both: opening takes microseconds and is all that building a VM
- * needs; probing (what capture and restore need) takes a millisecond and can go on beside the building. */
+ * Two steps, since a restore waits for both: opening takes microseconds and is all that building a
+ * VM needs; probing (what capture and restore need) takes a millisecond and can go on beside the
+ * building. */
 #ifndef STASIS_MICROVM_VM_HOST_H
 #define STASIS_MICROVM_VM_HOST_H
 
@@ -15,9 +16,9 @@
 #include <stasis/kvm.h>
 
 struct vm_host {
-    int kvm_fd; /* /dev/kvm, -1 when not open */
-    size_t run_size;    /* bytes of a vCPU's shared kvm_run page(s) */
-    uint32_t vcpu_max;  /* vCPUs that KVM accepts in one VM */
+    int kvm_fd;        /* /dev/kvm, -1 when not open */
+    size_t run_size;   /* bytes of a vCPU's shared kvm_run page(s) */
+    uint32_t vcpu_max; /* vCPUs that KVM accepts in one VM */
     bool has_tsc_deadline;
     struct stasis_kvm_host *stasis; /* NULL before vm_host_probe() */
 };

@@ -1,8 +1,10 @@
 /* test_sandbox.c - the seccomp filter.
  *
- * Goal:   a sandboxed process can do a microVM's work and nothing with which a guest that broke out would
+ * Goal:   a sandboxed process can do a microVM's work and nothing with which a guest that broke out
+ * would
  *         begin: no program, no process, no network, no executable memory, no tracing, no mounts.
- * Method: a child per case enters the sandbox and tries; a denied call must end it by SIGSYS. That the
+ * Method: a child per case enters the sandbox and tries; a denied call must end it by SIGSYS. That
+ * the
  *         whole of the microVM's work gets through is for the tests of the command to show. */
 #include "unit.h"
 

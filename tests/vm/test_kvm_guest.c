@@ -1,7 +1,8 @@
 /*
  * test_kvm_guest.c - a guest goes on in another VM exactly where it was.
  *
- * Goal:   what runs, waits or ticks at capture does so after restore: code, interrupts, timers, clocks.
+ * Goal:   what runs, waits or ticks at capture does so after restore: code, interrupts, timers,
+ *         clocks.
  * Method: a few bytes of real-mode code that say by "out" what they see; captured between two of
  *         them, restored into a second VM with a copy of the memory. Time that passes between
  *         capture and restore is made by moving the saved wall clock back.
