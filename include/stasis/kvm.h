@@ -34,6 +34,21 @@ struct stasis_kvm_host; /* what this host's KVM offers; see stasis_kvm_host_prob
  */
 STASIS_API int stasis_kvm_host_probe(int kvm_fd, struct stasis_kvm_host **ret_host,
                                      struct stasis_error *err);
+
+/**
+ * The same in two steps, for a VMM that wants to restore at once: the first asks /dev/kvm only; the
+ * second learns from a fresh vCPU of the VMM's own what /dev/kvm does not tell (the TSC rate, CPUID that
+ * KVM grants unasked), where stasis_kvm_host_probe() would make a VM of its own and drop it. Capture
+ * needs the first, stasis_kvm_check_host() both. The vCPU must not have run, and its CPUID is to be
+ * set again afterwards (stasis_kvm_restore() does). One thread at a time.
+ *
+ * @return as stasis_kvm_host_probe(); the second fails with -ENOMEM only
+ */
+STASIS_API int stasis_kvm_host_probe_device(int kvm_fd, struct stasis_kvm_host **ret_host,
+                                            struct stasis_error *err);
+STASIS_API int stasis_kvm_host_probe_vcpu(struct stasis_kvm_host *host, int vcpu_fd,
+                                          struct stasis_error *err);
+
 STASIS_API void stasis_kvm_host_free(struct stasis_kvm_host *host);
 
 /* A VM as its VMM holds it; nothing in here is closed or kept. */

@@ -138,11 +138,14 @@ static int load_devices(struct load *load, struct stasis_error *err)
  * before anything of the machine's gets into the VM. */
 static int check_host(struct load *load, struct stasis_error *err)
 {
-    const int r = microvm_probe(load->vm, err);
+    int r = microvm_probe(load->vm, err);
 
-    return r < 0 ? r
-                 : stasis_kvm_check_host(load->vm->host.stasis,
-                                         stasis_snapshot_machine(load->snapshot), err);
+    if (r == 0)
+        r = stasis_kvm_host_probe_vcpu(load->vm->host.stasis, load->vm->vm.vcpu_fds[0], err);
+    if (r == 0)
+        r = stasis_kvm_check_host(load->vm->host.stasis, stasis_snapshot_machine(load->snapshot),
+                                  err);
+    return r;
 }
 
 /* The new generation comes last: its interrupt must land in the restored controllers. */

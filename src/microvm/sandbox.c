@@ -93,6 +93,7 @@ static const int sanitizer_calls[] = {
     SCMP_SYS(ptrace), SCMP_SYS(prctl), SCMP_SYS(mmap), SCMP_SYS(mprotect), SCMP_SYS(prlimit64),
     SCMP_SYS(getrlimit), SCMP_SYS(setrlimit), SCMP_SYS(ioctl), SCMP_SYS(kill),
     SCMP_SYS(arch_prctl), SCMP_SYS(personality), SCMP_SYS(socketpair), SCMP_SYS(process_vm_readv),
+    SCMP_SYS(getdents),
     SCMP_SYS(getdents), SCMP_SYS(getdents64), SCMP_SYS(readlink), SCMP_SYS(open), SCMP_SYS(stat),
 };
 /* clang-format on */
