@@ -28,6 +28,7 @@ stop_vm()
     vm=
 }
 trap stop_vm EXIT
+trap 'exit 130' INT TERM HUP # so that the machine does not outlive us
 
 die()
 {

@@ -31,7 +31,7 @@ list_missing()
 {
     comm -23 <(printf '%s\n' "${packages[@]}" | LC_ALL=C sort -u) \
         <(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 2>/dev/null |
-            awk '$1 == "ii" { print $2 }' | LC_ALL=C sort -u)
+            awk '$1 ~ /^.i/ { print $2 }' | LC_ALL=C sort -u)
 }
 
 command -v dpkg-query >/dev/null || die "this is not a Debian system; install by hand: ${packages[*]}"

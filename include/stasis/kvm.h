@@ -34,6 +34,21 @@ struct stasis_kvm_host; /* what this host's KVM offers; see stasis_kvm_host_prob
  */
 STASIS_API int stasis_kvm_host_probe(int kvm_fd, struct stasis_kvm_host **ret_host,
                                      struct stasis_error *err);
+
+/**
+ * The same in two steps, for a VMM that wants to restore at once: the first asks /dev/kvm only; the
+ * second learns from a fresh vCPU of the VMM's own what /dev/kvm does not tell (the TSC rate, CPUID that
+ * KVM grants unasked), where stasis_kvm_host_probe() would make a VM of its own and drop it. Capture
+ * needs the first, stasis_kvm_check_host() both. The vCPU must not have run, and its CPUID is to be
+ * set again afterwards (stasis_kvm_restore() does). One thread at a time.
+ *
+ * @return as stasis_kvm_host_probe(); the second fails with -ENOMEM only
+ */
+STASIS_API int stasis_kvm_host_probe_device(int kvm_fd, struct stasis_kvm_host **ret_host,
+                                            struct stasis_error *err);
+STASIS_API int stasis_kvm_host_probe_vcpu(struct stasis_kvm_host *host, int vcpu_fd,
+                                          struct stasis_error *err);
+
 STASIS_API void stasis_kvm_host_free(struct stasis_kvm_host *host);
 
 /* A VM as its VMM holds it; nothing in here is closed or kept. */
@@ -49,7 +64,10 @@ struct stasis_kvm_vm {
 
 /**
  * Read the state of a stopped VM: all of D9 in doc/design.md. Devices of the VMM are its own to add
- * (stasis_machine_add_device()).
+ * (stasis_machine_add_device()), and what it enabled by KVM_ENABLE_CAP its own to enable again.
+ *
+ * An instruction that left KVM_RUN half-done (KVM_EXIT_IO, KVM_EXIT_MMIO, ...) is completed by the
+ * next KVM_RUN: enter each vCPU once more with immediate_exit set before the capture.
  *
  * @param ret_machine  zero-initialised by the caller; on success owns what was read, to be freed
  *                     with stasis_machine_release(); untouched on failure
@@ -76,12 +94,12 @@ STASIS_API int stasis_kvm_check_host(const struct stasis_kvm_host *host,
 
 /**
  * Write a machine's state into a fresh VM with the same vCPUs and in-kernel devices, in the order of
- * D9. The caller has checked the host (stasis_kvm_check_host) and set the memory slots. On failure the VM is
- * half-written and must not run.
+ * D9. The caller has checked the host (stasis_kvm_check_host) and set the memory slots: some registers
+ * make KVM look into guest memory. On failure the VM is half-written and must not run.
  *
  * @param flags  0 or STASIS_KVM_CLOCK_STOPPED
  * @return 0; -EINVAL the VM does not fit the machine (vCPU count or ids, interrupt controllers); -EIO
- *         STASIS_ERR_KVM, text names the ioctl, the vCPU and, for MSRs, the register
+ *         STASIS_ERR_KVM, text names the ioctl, the vCPU and, for MSRs, the register; -ENOMEM
  */
 STASIS_API int stasis_kvm_restore(const struct stasis_kvm_host *host,
                                   const struct stasis_kvm_vm *vm,

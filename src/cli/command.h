@@ -50,6 +50,9 @@ extern const struct command cmd_pause;
 extern const struct command cmd_resume;
 extern const struct command cmd_info;
 extern const struct command cmd_verify;
+extern const struct command cmd_compare;
+extern const struct command cmd_flatten;
+extern const struct command cmd_rebase;
 
 enum { CLI_OPTION_END = -1, CLI_OPTION_BAD = 0, CLI_OPTION_HELP = 'h' };
 

@@ -89,6 +89,32 @@ static json_object *host_json(const struct stasis_host *host)
     return object;
 }
 
+static const char *kind_name(enum stasis_snapshot_kind kind)
+{
+    return kind == STASIS_SNAPSHOT_DIFF ? "diff" : "full";
+}
+
+/* The snapshot itself first, then what it builds on. */
+static json_object *chain_json(const struct stasis_snapshot_info *info)
+{
+    json_object *chain = json_object_new_array();
+
+    for (size_t i = 0; i < info->layer_count; i++) {
+        const struct stasis_layer_info *layer = &info->layers[i];
+        json_object *object = json_object_new_object();
+        char id[65];
+
+        cli_format_id(layer->id, id);
+        add_text(object, "id", id);
+        add_text(object, "kind", kind_name(layer->kind));
+        add_text(object, "path", i > 0 ? layer->path : NULL);
+        add_number(object, "file_bytes", layer->file_size);
+        add_number(object, "bytes", layer->page_count * STASIS_PAGE_SIZE);
+        json_object_array_add(chain, object);
+    }
+    return chain;
+}
+
 static int print_info_json(const struct stasis_snapshot_info *info,
                            const struct stasis_machine *machine)
 {
@@ -112,6 +138,9 @@ static int print_info_json(const struct stasis_snapshot_info *info,
     add_text(answer, "label", info->label);
     add_text(answer, "digest", digest_name(info->digest));
     add_number(answer, "file_bytes", info->file_size);
+    add_text(answer, "kind", kind_name(info->kind));
+    add_number(answer, "ancestors", info->ancestor_count);
+    json_object_object_add(answer, "chain", chain_json(info));
     return cli_print_json(answer);
 }
 
@@ -130,6 +159,25 @@ static void print_labelled(const char *name, const char *text)
     putchar('\n');
 }
 
+/* "  layer 1  full  5f2e...  base.stasis, 1.2 GiB of its memory" */
+static void print_chain(const struct stasis_snapshot_info *info)
+{
+    printf("kind       %s", kind_name(info->kind));
+    if (info->kind == STASIS_SNAPSHOT_DIFF)
+        printf(", %u before it", info->ancestor_count);
+    putchar('\n');
+    for (size_t i = 0; info->kind == STASIS_SNAPSHOT_DIFF && i < info->layer_count; i++) {
+        const struct stasis_layer_info *layer = &info->layers[i];
+        char id[65], size[32];
+
+        cli_format_id(layer->id, id);
+        cli_format_bytes(layer->page_count * STASIS_PAGE_SIZE, size);
+        printf("  layer %-3zu %s %.16s, %s of memory in ", i, kind_name(layer->kind), id, size);
+        cli_print_safely(stdout, i > 0 ? layer->path : "this file");
+        putchar('\n');
+    }
+}
+
 static int print_info_text(const struct stasis_snapshot_info *info,
                            const struct stasis_machine *machine)
 {
@@ -140,6 +188,7 @@ static int print_info_text(const struct stasis_snapshot_info *info,
     format_time(info->created_ns, created, sizeof(created));
     printf("format     %s %u.%u\n", info->format, info->version_major, info->version_minor);
     printf("id         %s\n", id);
+    print_chain(info);
     printf("created    %s\n", created);
     print_labelled("writer", info->writer);
     if (info->label[0])

@@ -16,6 +16,7 @@
 
 static const struct command *const commands[] = {
     &cmd_run, &cmd_save, &cmd_restore, &cmd_pause, &cmd_resume, &cmd_info, &cmd_verify,
+    &cmd_compare, &cmd_flatten, &cmd_rebase,
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 

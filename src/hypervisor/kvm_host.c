@@ -195,28 +195,6 @@ static void add_granted_features(struct stasis_kvm_host *host,
     }
 }
 
-/* Learn from a vCPU what /dev/kvm does not tell: the host's TSC rate, which is that of a new vCPU, and its
- * CPUID. Where KVM does not play along there is just less known. */
-static int probe_trial_vcpu(struct stasis_kvm_host *host, int kvm_fd, struct stasis_error *err)
-{
-    auto_fd vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
-    auto_fd vcpu_fd = vm_fd >= 0 ? ioctl(vm_fd, KVM_CREATE_VCPU, 0) : -1;
-    const int khz = vcpu_fd >= 0 ? ioctl(vcpu_fd, KVM_GET_TSC_KHZ, 0) : -1;
-    auto_free struct kvm_cpuid_buffer *buffer = calloc(1, sizeof(*buffer));
-
-    if (!buffer)
-        return stasis_fail_memory(err, "the supported CPUID");
-    if (khz > 0)
-        host->tsc_khz = (uint32_t)khz;
-    buffer->nent = (uint32_t)host->cpuid_count;
-    for (size_t i = 0; i < host->cpuid_count; i++)
-        kvm_cpuid_to_kvm(&host->cpuid[i], &buffer->entries[i]);
-    if (vcpu_fd >= 0 && ioctl(vcpu_fd, KVM_SET_CPUID2, buffer) == 0 &&
-        ioctl(vcpu_fd, KVM_GET_CPUID2, buffer) == 0)
-        add_granted_features(host, buffer);
-    return 0;
-}
-
 static void copy_cpu_words(char *text, size_t offset, uint32_t word)
 {
     memcpy(text + offset, &word, sizeof(word));
@@ -279,7 +257,7 @@ static void probe_identity(struct stasis_kvm_host *host)
     probe_cpu_model(identity);
 }
 
-static int probe(struct stasis_kvm_host *host, int kvm_fd, struct stasis_error *err)
+static int probe_device(struct stasis_kvm_host *host, int kvm_fd, struct stasis_error *err)
 {
     int r = check_api(kvm_fd, err);
 
@@ -290,24 +268,68 @@ static int probe(struct stasis_kvm_host *host, int kvm_fd, struct stasis_error *
     r = probe_cpuid(host, kvm_fd, err);
     if (r == 0)
         r = probe_msrs(host, kvm_fd, err);
-    if (r < 0)
-        return r;
-    /* Hardware of the last ten years scales, and spares itself this. */
-    if (!host->has_tsc_scaling)
-        r = probe_trial_vcpu(host, kvm_fd, err);
     host->xcr0 = supported_xcr0(host);
-    host->identity.tsc_khz = host->tsc_khz;
     return r;
 }
 
-int stasis_kvm_host_probe(int kvm_fd, struct stasis_kvm_host **ret_host, struct stasis_error *err)
+int stasis_kvm_host_probe_device(int kvm_fd, struct stasis_kvm_host **ret_host,
+                                 struct stasis_error *err)
 {
     struct stasis_kvm_host *host = calloc(1, sizeof(*host));
     int r;
 
     if (!host)
         return stasis_fail_memory(err, "the KVM host");
-    r = probe(host, kvm_fd, err);
+    r = probe_device(host, kvm_fd, err);
+    if (r < 0) {
+        stasis_kvm_host_free(host);
+        return r;
+    }
+    *ret_host = host;
+    return 0;
+}
+
+/* Where KVM does not play along there is just less known. */
+int stasis_kvm_host_probe_vcpu(struct stasis_kvm_host *host, int vcpu_fd, struct stasis_error *err)
+{
+    auto_free struct kvm_cpuid_buffer *buffer = NULL;
+    int khz;
+
+    /* Hardware of the last ten years scales, and spares itself this. */
+    if (host->has_tsc_scaling)
+        return 0;
+    khz = ioctl(vcpu_fd, KVM_GET_TSC_KHZ, 0); /* a new vCPU's is the host's */
+    if (khz > 0) {
+        host->tsc_khz = (uint32_t)khz;
+        host->identity.tsc_khz = host->tsc_khz;
+    }
+    buffer = calloc(1, sizeof(*buffer));
+    if (!buffer)
+        return stasis_fail_memory(err, "the supported CPUID");
+    buffer->nent = (uint32_t)host->cpuid_count;
+    for (size_t i = 0; i < host->cpuid_count; i++)
+        kvm_cpuid_to_kvm(&host->cpuid[i], &buffer->entries[i]);
+    if (ioctl(vcpu_fd, KVM_SET_CPUID2, buffer) == 0 && ioctl(vcpu_fd, KVM_GET_CPUID2, buffer) == 0)
+        add_granted_features(host, buffer);
+    host->xcr0 = supported_xcr0(host);
+    return 0;
+}
+
+int stasis_kvm_host_probe(int kvm_fd, struct stasis_kvm_host **ret_host, struct stasis_error *err)
+{
+    struct stasis_kvm_host *host;
+    auto_fd vm_fd = -1;
+    auto_fd vcpu_fd = -1;
+    int r = stasis_kvm_host_probe_device(kvm_fd, &host, err);
+
+    if (r < 0)
+        return r;
+    if (!host->has_tsc_scaling) {
+        vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
+        vcpu_fd = vm_fd >= 0 ? ioctl(vm_fd, KVM_CREATE_VCPU, 0) : -1;
+        if (vcpu_fd >= 0)
+            r = stasis_kvm_host_probe_vcpu(host, vcpu_fd, err);
+    }
     if (r < 0) {
         stasis_kvm_host_free(host);
         return r;

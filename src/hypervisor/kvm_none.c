@@ -19,6 +19,19 @@ int stasis_kvm_host_probe(int kvm_fd, struct stasis_kvm_host **ret_host, struct 
     return refuse(err);
 }
 
+int stasis_kvm_host_probe_device(int kvm_fd, struct stasis_kvm_host **ret_host,
+                                 struct stasis_error *err)
+{
+    return stasis_kvm_host_probe(kvm_fd, ret_host, err);
+}
+
+int stasis_kvm_host_probe_vcpu(struct stasis_kvm_host *host, int vcpu_fd, struct stasis_error *err)
+{
+    (void)host;
+    (void)vcpu_fd;
+    return refuse(err);
+}
+
 void stasis_kvm_host_free(struct stasis_kvm_host *host)
 {
     (void)host;

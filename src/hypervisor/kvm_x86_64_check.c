@@ -4,8 +4,8 @@
  * What a guest was shown it may use at any moment, so each CPUID feature, XSAVE component, MSR and
  * TSC rate that the machine has must be had here too; what the host has beyond that does no harm.
  * The answer names every thing that is missing, as people call it, as many as fit the error's text.
- * Too lenient here is a guest that faults at some later instruction; too strict, one that could have
- * run and may not. It reads two tables and makes no system call.
+ * Too lenient here is a guest that faults at some later instruction; too strict, one that could
+ * have run and may not. It reads two tables and makes no system call.
  */
 #include "hypervisor/kvm_x86_64.h"
 

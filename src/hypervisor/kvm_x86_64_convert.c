@@ -2,8 +2,8 @@
  * kvm_x86_64_convert.c - KVM's structs <-> those of <stasis/x86_64.h>, field by field.
  *
  * Straight copies without a system call or an allocation. A field forgotten here is a register
- * lost at every save; the coverage test (tests/vm/test_kvm_roundtrip.c) sets each of them to a
- * value of its own. Reserved bytes of KVM's structs are always written as zero.
+ * lost at every save; tests/unit/test_kvm_convert.c gives each a value of its own, there and back.
+ * Reserved bytes of KVM's structs are always written as zero.
  */
 #include "hypervisor/kvm_x86_64.h"
 

@@ -12,8 +12,8 @@
 
 #define BIT(n) (UINT32_C(1) << (n))
 
-/* One word for each bit, from bit 0 up, eight to a line; "-" for bits without a name. Bits beyond the
- * last word have none either. */
+/* One word for each bit, from bit 0 up, eight to a line; "-" for bits without a name. Bits beyond
+ * the last word have none either. */
 const struct cpuid_feature_word cpuid_feature_words[] = {
     { .function = 0x1,
       .reg = CPUID_ECX,

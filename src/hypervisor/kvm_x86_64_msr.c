@@ -151,7 +151,7 @@ static int reader_reserve(struct msr_reader *reader, size_t more, struct stasis_
     const size_t wanted = reader->count + more;
     struct stasis_x86_msr *msrs;
 
-    if (wanted <= reader->capacity)
+    if (reader->msrs && wanted <= reader->capacity)
         return 0;
     msrs = reallocarray(reader->msrs, wanted, sizeof(*msrs));
     if (!msrs)

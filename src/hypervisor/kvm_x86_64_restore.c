@@ -13,7 +13,7 @@
  *                 LAPIC          before IA32_TSC_DEADLINE (its mode) and paravirtual MSRs
  *                 MSRs           nested state needs the VMX ones
  *                 nested state, VCPU_EVENTS (SET_REGS drops pending exceptions)
- *     the VM      PICs, IOAPIC   what is pending in the IOAPIC goes on into LAPICs: now they keep it
+ *     the VM      PICs, IOAPIC   what waits in the IOAPIC goes on into LAPICs: now they keep it
  *                 PIT            restarts its period, so as late as can be
  *                 clock, TSCs    see kvm_x86_64_time.c
  *     each vCPU   wall clock and timer MSRs, IA32_TSC_DEADLINE last: they act on those clocks
@@ -168,8 +168,8 @@ static int restore_nested(const struct restore *restore, const struct kvm_vcpu *
     return KVM_VCPU_IOCTL(vcpu, KVM_SET_NESTED_STATE, state, err);
 }
 
-/* KVM_GET_SREGS tells of an interrupt on its way into the vCPU by a bit, KVM_GET_VCPU_EVENTS by its number, and
- * a format that kept only the former must not lose it: KVM_SET_SREGS2 has no such bit. */
+/* KVM_GET_SREGS tells of an interrupt on its way into the vCPU by a bit, KVM_GET_VCPU_EVENTS by its
+ * number. A format that kept only the former must not lose it: KVM_SET_SREGS2 has no such bit. */
 static void add_bitmap_interrupt(const struct stasis_x86_sregs *sregs,
                                  struct kvm_vcpu_events *events)
 {

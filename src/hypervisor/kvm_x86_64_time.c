@@ -175,8 +175,8 @@ static int plan_around(struct tsc_plan *plan, const struct kvm_vcpu *vcpu,
     return 0;
 }
 
-/* How far this vCPU's TSC was from the reference's. Without offsets to compare, less than a second is
- * the time between the two readings: the TSCs are taken to be in step, as the kernel does. */
+/* How far this vCPU's TSC was from the reference's. Without offsets to compare, less than a second
+ * is the time between the two readings: the TSCs are taken to be in step, as the kernel does. */
 static uint64_t skew(const struct tsc_plan *plan, const struct stasis_x86_vcpu *saved,
                      uint64_t saved_msr)
 {
@@ -187,9 +187,10 @@ static uint64_t skew(const struct tsc_plan *plan, const struct stasis_x86_vcpu *
 }
 
 /*
- * Kernels before 5.16 have no offset to set, only the register. They take a value within a second of
- * what the VM's TSC would be anyway as a wish to be in step, and do not write it: wanted among the
- * vCPUs, but not against the time since this VM was made. A value far away first breaks that tie.
+ * Kernels before 5.16 have no offset to set, only the register. They take a value within a second
+ * of what the VM's TSC would be anyway as a wish to be in step, and do not write it: wanted among
+ * the vCPUs, but not against the time since this VM was made. A value far away first breaks that
+ * tie.
  */
 static int write_tsc_by_msr(const struct tsc_plan *plan, const struct kvm_vcpu *vcpu, bool is_first,
                             uint64_t tsc, struct stasis_error *err)

@@ -243,7 +243,9 @@ static uint64_t kind_max(enum stasis_field_kind kind)
         return 1;
     if (kind == STASIS_FIELD_S64)
         return INT64_MAX;
-    return UINT64_MAX >> (64 - 8 * walk_scalar_size(kind));
+    return walk_scalar_size(kind) == sizeof(uint64_t)
+               ? UINT64_MAX
+               : (UINT64_C(1) << (8 * walk_scalar_size(kind))) - 1;
 }
 
 uint64_t walk_scalar_max(const struct stasis_field *field)

@@ -164,8 +164,12 @@ static int register_regions(struct tracker_uffd *uffd, struct stasis_error *err)
             .mode = UFFDIO_REGISTER_MODE_WP,
         };
 
-        if (ioctl(uffd->uffd, UFFDIO_REGISTER, &range) < 0)
-            return stasis_fail_errno(err, "register memory region %zu with the userfaultfd", i);
+        if (ioctl(uffd->uffd, UFFDIO_REGISTER, &range) == 0)
+            continue;
+        if (errno == EBUSY)
+            return stasis_fail(err, STASIS_ERR_BUSY,
+                               "memory region %zu has another userfaultfd already", i);
+        return stasis_fail_errno(err, "register memory region %zu with the userfaultfd", i);
     }
     return 0;
 }

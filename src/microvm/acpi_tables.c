@@ -142,8 +142,8 @@ static uint64_t add_fadt(struct image *image, uint64_t dsdt_gpa)
     put(image, FADT_BOOT_NO_VGA | FADT_BOOT_NO_CMOS_RTC, 2);
     put(image, 0, 1);
     put(image,
-        FADT_WBINVD | FADT_NO_FIXED_POWER_BUTTON | FADT_NO_FIXED_SLEEP_BUTTON |
-            FADT_NO_FIXED_RTC | FADT_RESET_REG | FADT_HW_REDUCED,
+        FADT_WBINVD | FADT_NO_FIXED_POWER_BUTTON | FADT_NO_FIXED_SLEEP_BUTTON | FADT_NO_FIXED_RTC |
+            FADT_RESET_REG | FADT_HW_REDUCED,
         4);
     put_port_register(image, LAYOUT_RESET_PORT);
     put(image, LAYOUT_RESET_VALUE, 1);

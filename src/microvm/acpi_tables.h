@@ -1,4 +1,5 @@
-/* acpi_tables.h - what firmware would tell the guest of its hardware: RSDP, XSDT, FADT, MADT, DSDT. */
+/* acpi_tables.h - what firmware would tell the guest of its hardware: RSDP, XSDT, FADT, MADT, DSDT.
+ * */
 #ifndef STASIS_MICROVM_ACPI_TABLES_H
 #define STASIS_MICROVM_ACPI_TABLES_H
 
@@ -14,8 +15,8 @@ struct acpi_config {
     uint32_t virtio_slots; /* bit n: there is a device in slot n */
 };
 
-/* All tables, as they will lie at LAYOUT_ACPI_GPA: the RSDP first. `buf` is filled with zeros after their
- * end. STASIS_ERR_LIMIT when they do not fit. */
+/* All tables, as they will lie at LAYOUT_ACPI_GPA: the RSDP first. `buf` is filled with zeros after
+ * their end. STASIS_ERR_LIMIT when they do not fit. */
 int acpi_tables_build(const struct acpi_config *config, uint8_t *buf, size_t buf_size,
                       struct stasis_error *err);
 

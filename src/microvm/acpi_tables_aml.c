@@ -82,8 +82,8 @@ static void begin_package(struct aml *aml)
     aml->open[aml->depth++] = aml->bytes->size;
 }
 
-/* PkgLength (20.2.4): up to 63 in one byte; otherwise two bits of count of further bytes and four of
- * length in the first, eight more in each further one. Returns the bytes used. */
+/* PkgLength (20.2.4): up to 63 in one byte; otherwise two bits of count of further bytes and four
+ * of length in the first, eight more in each further one. Returns the bytes used. */
 static size_t encode_length(size_t content_size, uint8_t ret_bytes[4])
 {
     size_t extra = 0;

@@ -35,7 +35,8 @@ void aml_name_string(struct aml *aml, const char *name, const char *value);
 void aml_name_eisa_id(struct aml *aml, const char *name, const char *id); /* "PNP0501" */
 void aml_name_integers(struct aml *aml, const char *name, const uint64_t *values, size_t count);
 
-/* Resources: begin, any number of the three, end. They make Name (_CRS, ResourceTemplate () {...}). */
+/* Resources: begin, any number of the three, end. They make Name (_CRS, ResourceTemplate () {...}).
+ * */
 void aml_begin_resources(struct aml *aml);
 void aml_io_ports(struct aml *aml, uint16_t port, uint8_t count);
 void aml_memory(struct aml *aml, uint32_t gpa, uint32_t size);

@@ -45,7 +45,8 @@ static void add_power_button(struct aml *aml)
     aml_end(aml);
 }
 
-/* "Virtual Machine Generation ID" (Microsoft, 2012): _CID and ADDR are fixed by it, _HID is free. */
+/* "Virtual Machine Generation ID" (Microsoft, 2012): _CID and ADDR are fixed by it, _HID is free.
+ * */
 static void add_generation_id(struct aml *aml)
 {
     static const uint64_t address[] = { LAYOUT_VMGENID_GPA, 0 }; /* low and high 32 bits */

@@ -38,10 +38,12 @@
 #define CONNECTION_MAX 32
 #define PATIENCE_MS 5000               /* for a whole request, and for taking an answer */
 #define LOOK_EVERY_MS 500
+#define LAST_ANSWERS_MS 1000           /* for answers to get out when the server ends */
 
 /* One open connection. */
 struct connection_slot {
     bool used;
+    bool busy; /* from a whole request to the end of its answer */
     int fd;
     int64_t waiting_since_ns; /* CLOCK_MONOTONIC; 0 while we are the ones who keep the client waiting */
 };
@@ -50,7 +52,7 @@ struct api_server {
     struct api_context context;
     struct api_socket socket;
     struct MHD_Daemon *daemon;
-    int wake_fd; /* eventfd, for the acceptor: a slot is free again, or stop */
+    int wake_fd; /* eventfd: a slot is free again, or stop, or an answer has gone after stop */
     pthread_t acceptor;
     bool acceptor_runs;
     atomic_bool stop;
@@ -75,18 +77,32 @@ static int64_t now_ns(void)
 
 /* --- slots ------------------------------------------------------------------------------------- */
 
-static void wake_acceptor(const struct api_server *server)
+/* The acceptor, or who waits for the last answers when there is none any more. */
+static void wake(const struct api_server *server)
 {
     const uint64_t one = 1;
 
     (void)!write(server->wake_fd, &one, sizeof(one)); /* full only when it is readable anyway */
 }
 
-static void set_waiting(struct api_server *server, struct connection_slot *slot, bool waiting)
+static void set_slot(struct api_server *server, struct connection_slot *slot, bool busy,
+                     bool waiting)
 {
     pthread_mutex_lock(&server->slots_lock);
+    slot->busy = busy;
     slot->waiting_since_ns = waiting ? now_ns() : 0;
     pthread_mutex_unlock(&server->slots_lock);
+}
+
+static bool has_busy_slot(struct api_server *server)
+{
+    bool has = false;
+
+    pthread_mutex_lock(&server->slots_lock);
+    for (size_t i = 0; i < CONNECTION_MAX; i++)
+        has |= server->slots[i].used && server->slots[i].busy;
+    pthread_mutex_unlock(&server->slots_lock);
+    return has;
 }
 
 static struct connection_slot *find_free_slot(struct api_server *server)
@@ -125,7 +141,7 @@ static void give_slot_back(struct api_server *server, struct connection_slot *sl
     pthread_mutex_lock(&server->slots_lock);
     slot->used = false;
     pthread_mutex_unlock(&server->slots_lock);
-    wake_acceptor(server);
+    wake(server);
 }
 
 static struct connection_slot *find_slot(struct api_server *server, int fd)
@@ -326,9 +342,9 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         *data_size = 0;
         return MHD_YES;
     }
-    set_waiting(server, slot, false);
+    set_slot(server, slot, true, false);
     result = carry_out(server, connection, url, method, incoming);
-    set_waiting(server, slot, true); /* for it to take the answer */
+    set_slot(server, slot, true, true); /* for it to take the answer */
     return result;
 }
 
@@ -341,7 +357,9 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **re
 
     (void)why;
     if (slot)
-        set_waiting(server, slot, true); /* for the next request on this connection */
+        set_slot(server, slot, false, true); /* for the next request on this connection */
+    if (atomic_load(&server->stop))
+        wake(server);
     if (incoming) {
         free(incoming->body);
         free(incoming);
@@ -390,7 +408,7 @@ static int start_acceptor(struct api_server *server, struct stasis_error *err)
 static void stop_acceptor(struct api_server *server)
 {
     atomic_store(&server->stop, true);
-    wake_acceptor(server);
+    wake(server);
     pthread_join(server->acceptor, NULL);
     server->acceptor_runs = false;
 }
@@ -426,6 +444,16 @@ int api_server_run(struct api_server *server, struct stasis_error *err)
     return r < 0 ? stasis_wrap(err, r, "control socket") : 0;
 }
 
+/* MHD_stop_daemon() waits for what is being carried out, but not for its answer to go: who asked for the
+ * very thing that ended the microVM would not be told. */
+static void let_last_answers_go(struct api_server *server)
+{
+    const int64_t deadline = now_ns() + (int64_t)LAST_ANSWERS_MS * 1000000;
+
+    while (has_busy_slot(server) && now_ns() < deadline)
+        wait_for_work(server, false);
+}
+
 void api_server_free(struct api_server *server)
 {
     if (!server)
@@ -433,8 +461,10 @@ void api_server_free(struct api_server *server)
     if (server->acceptor_runs)
         stop_acceptor(server);
     api_socket_close(&server->socket);
-    if (server->daemon)
-        MHD_stop_daemon(server->daemon); /* ends connections, waits for what is being carried out */
+    if (server->daemon) {
+        let_last_answers_go(server);
+        MHD_stop_daemon(server->daemon);
+    }
     fd_close(&server->wake_fd);
     api_context_release(&server->context);
     pthread_mutex_destroy(&server->slots_lock);

@@ -1,14 +1,22 @@
 /*
  * api_socket.c - the control socket's place in the file system: taken, held, given back.
  *
- * A path is taken only when nothing is there, or a socket that nobody listens on any more. What is wrong
- * here removes somebody else's file, or leaves a socket behind that nobody serves.
+ * A path is taken only when nothing is there, or a socket that nobody listens on any more. The socket is
+ * made under another name and gets its own when it is listened on: who waits for it to appear and then
+ * connects is not refused, and who finds it is not led to think that nobody listens.
+ * What is wrong here removes somebody else's file, or leaves a socket behind that nobody serves. A crash
+ * in between leaves ".XXXXXXXXXX" in the folder.
  */
 #include "microvm/api_socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -58,7 +66,64 @@ static int clear_stale_socket(const struct sockaddr_un *address, struct stasis_e
     return 0;
 }
 
-/* From here on the socket file is ours. */
+/* A name of its own in the same folder. False: the address has no room for it. */
+static bool make_private_address(const struct sockaddr_un *address, struct sockaddr_un *ret_private)
+{
+    const char *slash = strrchr(address->sun_path, '/');
+    const int folder_size = slash ? (int)(slash + 1 - address->sun_path) : 0;
+    struct sockaddr_un private = { .sun_family = AF_UNIX };
+    uint64_t number;
+    int size;
+
+    if (getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number))
+        return false;
+    size = snprintf(private.sun_path, sizeof(private.sun_path), "%.*s.%010jx", folder_size,
+                    address->sun_path, (uintmax_t)(number & 0xffffffffff));
+    if (size < 0 || (size_t)size >= sizeof(private.sun_path))
+        return false;
+    *ret_private = private;
+    return true;
+}
+
+/* Bind and listen; the file is at `address` then. */
+static int listen_at(int fd, const struct sockaddr_un *address, struct stasis_error *err)
+{
+    int r;
+
+    /* The socket file gets the mode of the socket (bind(2), unix_mknod()): only the owner's. */
+    if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)address, sizeof(*address)) < 0)
+        return stasis_fail_errno(err, "bind '%s'", address->sun_path);
+    if (listen(fd, BACKLOG) == 0)
+        return 0;
+    r = stasis_fail_errno(err, "listen on '%s'", address->sun_path);
+    unlink(address->sun_path);
+    return r;
+}
+
+static int rename_to_new(const char *from, const char *to)
+{
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+        return 0;
+    return errno == EINVAL ? rename(from, to) : -1; /* a file system that cannot promise it */
+}
+
+/* Have `fd` listened on at `address`. */
+static int appear_at(int fd, const struct sockaddr_un *address, struct stasis_error *err)
+{
+    struct sockaddr_un private;
+    int r;
+
+    if (!make_private_address(address, &private))
+        return listen_at(fd, address, err);
+    r = listen_at(fd, &private, err);
+    if (r < 0 || rename_to_new(private.sun_path, address->sun_path) == 0)
+        return r;
+    r = stasis_fail_errno(err, "make '%s'", address->sun_path);
+    unlink(private.sun_path);
+    return r;
+}
+
+/* The socket file is ours, and will be removed. */
 static int note_socket_file(struct api_socket *listening, const char *path,
                             struct stasis_error *err)
 {
@@ -76,22 +141,16 @@ static int note_socket_file(struct api_socket *listening, const char *path,
     return 0;
 }
 
-static int listen_at(const struct sockaddr_un *address, struct api_socket *listening,
-                     struct stasis_error *err)
+static int listen_for(const struct sockaddr_un *address, struct api_socket *listening,
+                      struct stasis_error *err)
 {
     int r;
 
     listening->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (listening->fd < 0)
         return stasis_fail_errno(err, "make a socket");
-    /* The socket file gets the mode of the socket (bind(2), unix_mknod()): only the owner's. */
-    if (fchmod(listening->fd, 0600) < 0 ||
-        bind(listening->fd, (const struct sockaddr *)address, sizeof(*address)) < 0)
-        return stasis_fail_errno(err, "bind '%s'", address->sun_path);
-    r = note_socket_file(listening, address->sun_path, err);
-    if (r == 0 && listen(listening->fd, BACKLOG) < 0)
-        r = stasis_fail_errno(err, "listen on '%s'", address->sun_path);
-    return r;
+    r = appear_at(listening->fd, address, err);
+    return r < 0 ? r : note_socket_file(listening, address->sun_path, err);
 }
 
 int api_socket_open(const char *path, struct api_socket *ret_socket, struct stasis_error *err)
@@ -103,7 +162,7 @@ int api_socket_open(const char *path, struct api_socket *ret_socket, struct stas
     if (r == 0)
         r = clear_stale_socket(&address, err);
     if (r == 0)
-        r = listen_at(&address, &listening, err);
+        r = listen_for(&address, &listening, err);
     if (r < 0)
         api_socket_close(&listening);
     *ret_socket = listening;

@@ -40,8 +40,8 @@ size_t boot_memory_map(const struct guest_memory *memory, struct boot_map_entry 
     size_t count = 0;
 
     map[count++] = (struct boot_map_entry){ 0, LAYOUT_LOW_RAM_END, BOOT_MAP_RAM };
-    map[count++] = (struct boot_map_entry){ LAYOUT_LOW_RAM_END, MIB - LAYOUT_LOW_RAM_END,
-                                            BOOT_MAP_RESERVED };
+    map[count++] =
+        (struct boot_map_entry){ LAYOUT_LOW_RAM_END, MIB - LAYOUT_LOW_RAM_END, BOOT_MAP_RESERVED };
     if (low_end > MIB)
         map[count++] = (struct boot_map_entry){ MIB, low_end - MIB, BOOT_MAP_RAM };
     if (memory->ram.region_count > 1)
@@ -236,8 +236,7 @@ int boot_write_params(const struct guest_memory *memory, const uint8_t *setup, s
 int boot_write_tables(const struct guest_memory *memory, struct stasis_error *err)
 {
     /* Selectors 0x08: 32-bit code, 0x10: 64-bit code, 0x18: data; all flat. */
-    static const uint64_t gdt[] = { 0, 0x00cf9b000000ffff, 0x00af9b000000ffff,
-                                    0x00cf93000000ffff };
+    static const uint64_t gdt[] = { 0, 0x00cf9b000000ffff, 0x00af9b000000ffff, 0x00cf93000000ffff };
     const uint64_t flags = PTE_PRESENT | PTE_WRITABLE;
     void *hva;
     uint64_t *tables;
@@ -246,8 +245,8 @@ int boot_write_tables(const struct guest_memory *memory, struct stasis_error *er
     if (r < 0)
         return r;
     memcpy(hva, gdt, sizeof(gdt));
-    r = find_boot_data(memory, LAYOUT_PAGE_TABLES_GPA, (2 + PAGE_DIRECTORY_COUNT) * BOOT_PAGE,
-                       &hva, err);
+    r = find_boot_data(memory, LAYOUT_PAGE_TABLES_GPA, (2 + PAGE_DIRECTORY_COUNT) * BOOT_PAGE, &hva,
+                       err);
     if (r < 0)
         return r;
 

@@ -35,13 +35,14 @@ struct boot_entry {
 };
 
 /* Load kernel, initrd, command line and what describes them. The ACPI tables are the caller's.
- * STASIS_ERR_BAD_KERNEL, also for an initrd or command line that does not fit; STASIS_ERR_NOT_FOUND,
- * STASIS_ERR_NOT_REGULAR, ... for the paths. */
+ * STASIS_ERR_BAD_KERNEL, also for an initrd or command line that does not fit;
+ * STASIS_ERR_NOT_FOUND, STASIS_ERR_NOT_REGULAR, ... for the paths. */
 int boot_load(const struct guest_memory *memory, const struct boot_source *source,
               struct boot_entry *ret_entry, struct stasis_error *err);
 
-/* Registers, MSRs and local interrupts of one fresh vCPU; `entry` is used by the first (index 0), the
- * others wait for its start-up interrupt. The page tables and GDT are written by boot_write_tables(). */
+/* Registers, MSRs and local interrupts of one fresh vCPU; `entry` is used by the first (index 0),
+ * the others wait for its start-up interrupt. The page tables and GDT are written by
+ * boot_write_tables(). */
 int boot_set_vcpu(int vcpu_fd, uint32_t index, const struct boot_entry *entry,
                   struct stasis_error *err);
 

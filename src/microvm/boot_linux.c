@@ -52,7 +52,7 @@ static int check_protocol(const struct boot_file *file, const struct linux_heade
 {
     if (header->version < PROTOCOL_WITH_XLOADFLAGS)
         return stasis_fail(err, STASIS_ERR_BAD_KERNEL,
-                           "'%s' speaks boot protocol %u.%02u, 2.12 is the oldest that Stasis boots",
+                           "'%s' speaks boot protocol %u.%02u; Stasis needs 2.12 or later",
                            file->path, header->version >> 8, header->version & 0xffu);
     if (!(header->xloadflags & XLF_KERNEL_64))
         return stasis_fail(err, STASIS_ERR_BAD_KERNEL,
@@ -79,8 +79,8 @@ static int find_kernel(const struct boot_file *file, struct linux_header *header
                            file->path, size_said, size_there);
     header->kernel_size = size_said > 0 && size_said < size_there ? size_said : size_there;
     if (header->kernel_size <= ENTRY_64_OFFSET)
-        return stasis_fail(err, STASIS_ERR_BAD_KERNEL,
-                           "'%s' ends before its 64-bit entry point", file->path);
+        return stasis_fail(err, STASIS_ERR_BAD_KERNEL, "'%s' ends before its 64-bit entry point",
+                           file->path);
     return 0;
 }
 
@@ -145,8 +145,8 @@ int boot_load_linux(const struct guest_memory *memory, const struct boot_file *f
     if (r == 0)
         r = find_kernel_end(memory, file, &header, &kernel_end_gpa, err);
     if (r == 0)
-        r = boot_copy_file(memory, file, header.kernel_off, header.pref_address,
-                           header.kernel_size, "kernel", err);
+        r = boot_copy_file(memory, file, header.kernel_off, header.pref_address, header.kernel_size,
+                           "kernel", err);
     if (r == 0)
         r = boot_load_initrd(memory, source->initrd_path, kernel_end_gpa, header.initrd_addr_max,
                              &initrd, err);

@@ -14,9 +14,9 @@
 struct boot_file {
     const char *path;
     int fd;
-    uint64_t size;        /* bytes */
-    uint8_t head[4096];   /* its first bytes, zero beyond its end */
-    size_t head_size;     /* bytes in `head` that are the file's */
+    uint64_t size;      /* bytes */
+    uint8_t head[4096]; /* its first bytes, zero beyond its end */
+    size_t head_size;   /* bytes in `head` that are the file's */
 };
 
 /* RAM as a guest is told of it. */
@@ -32,8 +32,8 @@ size_t boot_memory_map(const struct guest_memory *memory, struct boot_map_entry 
 /* End of the RAM that kernels and initrds are loaded to: the region at 0. */
 uint64_t boot_low_ram_end(const struct guest_memory *memory);
 
-/* Copy `size` bytes at `file_off` to RAM. STASIS_ERR_BAD_KERNEL naming `what` when the file ends before or
- * RAM does; never below 1 MiB, where the boot data is. */
+/* Copy `size` bytes at `file_off` to RAM. STASIS_ERR_BAD_KERNEL naming `what` when the file ends
+ * before or RAM does; never below 1 MiB, where the boot data is. */
 int boot_copy_file(const struct guest_memory *memory, const struct boot_file *file,
                    uint64_t file_off, uint64_t gpa, uint64_t size, const char *what,
                    struct stasis_error *err);
@@ -50,8 +50,8 @@ int boot_load_initrd(const struct guest_memory *memory, const char *path, uint64
 int boot_write_cmdline(const struct guest_memory *memory, const char *cmdline, uint64_t size_max,
                        struct stasis_error *err);
 
-/* A boot_params page for the 64-bit protocol. `setup` (may be NULL) is the setup header that starts at
- * offset 0x1f1 of a bzImage. */
+/* A boot_params page for the 64-bit protocol. `setup` (may be NULL) is the setup header that starts
+ * at offset 0x1f1 of a bzImage. */
 int boot_write_params(const struct guest_memory *memory, const uint8_t *setup, size_t setup_size,
                       const struct boot_initrd *initrd, struct stasis_error *err);
 

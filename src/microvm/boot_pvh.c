@@ -22,7 +22,7 @@
 #include "microvm/boot_parts.h"
 #include "microvm/layout.h"
 
-#define NOTE_SIZE_MAX (UINT64_C(1) << 20) /* bytes of one PT_NOTE segment; real ones have hundreds */
+#define NOTE_SIZE_MAX (UINT64_C(1) << 20) /* bytes of a PT_NOTE segment; real ones have hundreds */
 #define SEGMENT_MAX 64u
 #define XEN_NOTE_PHYS32_ENTRY 18u
 
@@ -86,7 +86,8 @@ static int read_elf(const struct boot_file *file, struct elf_file *ret_elf,
 
 /* --- the entry note ------------------------------------------------------------------------- */
 
-/* Skip to the next multiple of `align` from where the notes begin; at their end there may be none. */
+/* Skip to the next multiple of `align` from where the notes begin; at their end there may be none.
+ * */
 static void skip_padding(struct byte_reader *reader, size_t align)
 {
     const size_t padding = (align - reader->offset % align) % align;
@@ -95,8 +96,9 @@ static void skip_padding(struct byte_reader *reader, size_t align)
         (void)byte_reader_bytes(reader, padding);
 }
 
-/* One note: three words, name, descriptor. Descriptor and next note begin at multiples of `align`, as
- * binutils reads them: with 8, a name of 4 bytes behind the 12 of the header needs no padding. */
+/* One note: three words, name, descriptor. Descriptor and next note begin at multiples of `align`,
+ * as binutils reads them: with 8, a name of 4 bytes behind the 12 of the header needs no padding.
+ * */
 static bool next_note(struct byte_reader *reader, size_t align, uint32_t *ret_type,
                       const uint8_t **ret_name, uint32_t *ret_name_size, const uint8_t **ret_desc,
                       uint32_t *ret_desc_size)
@@ -152,8 +154,7 @@ static int read_notes(const struct elf_file *elf, const Elf64_Phdr *segment, uin
     return 0;
 }
 
-static int find_entry(const struct elf_file *elf, uint64_t *ret_entry_gpa,
-                      struct stasis_error *err)
+static int find_entry(const struct elf_file *elf, uint64_t *ret_entry_gpa, struct stasis_error *err)
 {
     for (size_t i = 0; i < elf->header.e_phnum; i++) {
         const Elf64_Phdr *segment = &elf->segments[i];
@@ -182,14 +183,13 @@ static int check_segment(const struct guest_memory *memory, const struct elf_fil
         return stasis_fail(err, STASIS_ERR_BAD_KERNEL,
                            "ELF file '%s' has a segment with more bytes in the file than in memory",
                            elf->file->path);
-    if (segment->p_paddr < LAYOUT_KERNEL_GPA ||
-        segment->p_paddr >= boot_low_ram_end(memory) ||
+    if (segment->p_paddr < LAYOUT_KERNEL_GPA || segment->p_paddr >= boot_low_ram_end(memory) ||
         !guest_memory_at(memory, segment->p_paddr, segment->p_memsz))
         return stasis_fail(err, STASIS_ERR_BAD_KERNEL,
                            "'%s' does not fit into the guest's memory: a segment takes %" PRIu64
                            " bytes at 0x%" PRIx64 ", low memory is 0x100000 to 0x%" PRIx64,
-                           elf->file->path, (uint64_t)segment->p_memsz,
-                           (uint64_t)segment->p_paddr, boot_low_ram_end(memory));
+                           elf->file->path, (uint64_t)segment->p_memsz, (uint64_t)segment->p_paddr,
+                           boot_low_ram_end(memory));
     return 0;
 }
 

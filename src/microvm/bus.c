@@ -68,8 +68,8 @@ void bus_read(const struct bus *bus, enum bus_kind kind, uint64_t address, void 
         memset(data, 0xff, size);
         return;
     }
-    value = range->device->ops->read(range->device, address - range->base + range->device_offset,
-                                     size);
+    value =
+        range->device->ops->read(range->device, address - range->base + range->device_offset, size);
     memcpy(data, &value, size); /* x86-64 host: the low bytes come first */
 }
 

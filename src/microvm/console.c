@@ -19,7 +19,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,7 +46,8 @@ struct console {
     console_input_fn *input;
     void *input_arg;
 
-    pthread_mutex_t lock; /* below */
+    pthread_mutex_t lock;   /* below */
+    pthread_cond_t drained; /* no output waits any more; CLOCK_MONOTONIC */
     bool stopping;
     bool out_open;       /* ends.out_fd takes bytes */
     uint8_t *output;     /* ring of OUTPUT_SIZE */
@@ -120,6 +120,24 @@ void console_write(struct console *console, const uint8_t *bytes, size_t size)
         wake(console);
 }
 
+void console_flush(struct console *console, unsigned timeout_ms)
+{
+    struct timespec deadline;
+    int r = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += timeout_ms / 1000;
+    deadline.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (deadline.tv_nsec >= 1000000000) {
+        deadline.tv_sec++;
+        deadline.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&console->lock);
+    while (console->output_count > 0 && r == 0)
+        r = pthread_cond_timedwait(&console->drained, &console->lock, &deadline);
+    pthread_mutex_unlock(&console->lock);
+}
+
 uint64_t console_dropped_size(struct console *console)
 {
     uint64_t dropped;
@@ -147,6 +165,7 @@ static void close_output(struct console *console)
     console->out_open = false;
     console->dropped += console->output_count;
     console->output_count = 0;
+    pthread_cond_broadcast(&console->drained);
 }
 
 /* The oldest bytes that lie in one piece, once. They are not locked while they go out: writers only
@@ -168,6 +187,8 @@ static void flush_some(struct console *console)
     if (done >= 0) {
         console->output_at = (at + (size_t)done) % OUTPUT_SIZE;
         console->output_count -= (size_t)done;
+        if (console->output_count == 0)
+            pthread_cond_broadcast(&console->drained);
     } else if (errno != EAGAIN && errno != EINTR) {
         close_output(console);
     }
@@ -214,13 +235,13 @@ static void take_key(struct console *console, uint8_t key)
     console->escaped = false;
 }
 
-static void take_keys(struct console *console)
+static void take_keys(struct console *console, bool hung_up)
 {
     uint8_t keys[256];
     const ssize_t got = read(console->ends.in_fd, keys, sizeof(keys));
 
-    /* EIO is either the end of the terminal or another job that has it now and may give it back. */
-    if (got < 0 && errno == EIO && tcgetpgrp(console->ends.in_fd) >= 0)
+    /* EIO without a hang-up: another job has the terminal now and may give it back. */
+    if (got < 0 && errno == EIO && !hung_up)
         console->in_paused = true;
     else if (got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN))
         console->in_open = false;
@@ -335,7 +356,7 @@ static void handle_polls(struct console *console, const struct pollfd *fds)
         pthread_mutex_unlock(&console->lock);
     }
     if (fds[POLL_IN].revents && console->ends.in_is_terminal)
-        take_keys(console);
+        take_keys(console, fds[POLL_IN].revents & POLLHUP);
     else if (fds[POLL_IN].revents)
         take_bytes(console);
     if (fds[POLL_LISTEN].revents)
@@ -401,6 +422,18 @@ static bool needs_thread(const struct console_ends *ends)
            (ends->out_fd >= 0 && ends->way_out != CONSOLE_OUT_FILE);
 }
 
+static void init_locks(struct console *console)
+{
+    pthread_condattr_t attr;
+
+    pthread_mutex_init(&console->input_lock, NULL);
+    pthread_mutex_init(&console->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&console->drained, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
 static int start_thread(struct console *console, struct stasis_error *err)
 {
     int r;
@@ -434,8 +467,7 @@ int console_open(const char *spec, void (*on_quit)(void *arg), void *quit_arg,
     console->wake_fd = -1;
     console->in_open = console->ends.in_fd >= 0;
     console->out_open = console->ends.out_fd >= 0;
-    pthread_mutex_init(&console->input_lock, NULL);
-    pthread_mutex_init(&console->lock, NULL);
+    init_locks(console);
     if (needs_thread(&console->ends))
         r = start_thread(console, err);
     if (r < 0) {
@@ -465,6 +497,7 @@ void console_close(struct console *console)
     fd_close(&console->wake_fd);
     pthread_mutex_destroy(&console->input_lock);
     pthread_mutex_destroy(&console->lock);
+    pthread_cond_destroy(&console->drained);
     free(console->output);
     free(console);
 }

@@ -29,6 +29,8 @@ void console_close(struct console *console);
 void console_set_input(struct console *console, console_input_fn *input, void *arg);
 void console_input_ready(struct console *console);
 void console_write(struct console *console, const uint8_t *bytes, size_t size);
+/* Wait until all output so far has gone out, or for `timeout_ms`. */
+void console_flush(struct console *console, unsigned timeout_ms);
 /* Bytes of output that nobody will ever see, so far. */
 uint64_t console_dropped_size(struct console *console);
 

@@ -58,8 +58,7 @@ enum microvm_state microvm_get_state(struct microvm *vm)
 
 /* --- the token ------------------------------------------------------------------------------ */
 
-int microvm_begin(struct microvm *vm, const char *action, unsigned states,
-                  struct stasis_error *err)
+int microvm_begin(struct microvm *vm, const char *action, unsigned states, struct stasis_error *err)
 {
     int r = 0;
 
@@ -68,8 +67,10 @@ int microvm_begin(struct microvm *vm, const char *action, unsigned states,
         r = stasis_fail(err, STASIS_ERR_BUSY, "%s: another action goes on (%s)", action,
                         vm->action);
     else if (!(MICROVM_IN(vm->state) & states))
-        r = stasis_fail(err, STASIS_ERR_WRONG_STATE, "%s: not possible, the microVM's state is "
-                        "\"%s\"", action, microvm_state_name(vm->state));
+        r = stasis_fail(err, STASIS_ERR_WRONG_STATE,
+                        "%s: not possible, the microVM's state is "
+                        "\"%s\"",
+                        action, microvm_state_name(vm->state));
     else
         vm->action = action;
     pthread_mutex_unlock(&vm->lock);
@@ -133,25 +134,47 @@ void microvm_stop(struct microvm *vm)
 
 /* --- ahead of time -------------------------------------------------------------------------- */
 
-/* The supervisor's first work. Failures are kept quiet: they matter when a VM is wanted, and then
- * microvm_prepare() meets them again. Nobody else touches host and vm before `prepared`. */
-static void prepare_ahead(struct microvm *vm)
+static void set_done(struct microvm *vm, bool *done)
 {
-    if (vm_host_open(&vm->host, NULL) == 0)
-        (void)vm_prepare(&vm->vm, &vm->host, NULL);
     pthread_mutex_lock(&vm->lock);
-    vm->prepared = true;
+    *done = true;
     pthread_cond_broadcast(&vm->changed);
     pthread_mutex_unlock(&vm->lock);
 }
 
-int microvm_prepare(struct microvm *vm, struct stasis_error *err)
+static void wait_until_done(struct microvm *vm, const bool *done)
 {
     pthread_mutex_lock(&vm->lock);
-    while (!vm->prepared)
+    while (!*done)
         pthread_cond_wait(&vm->changed, &vm->lock);
     pthread_mutex_unlock(&vm->lock);
+}
+
+/* The supervisor's first work. Failures are kept quiet: they matter when a VM is wanted, and then
+ * microvm_prepare() and microvm_probe() meet them again. Nobody else touches what is made here
+ * before it is said to be done. */
+static void prepare_ahead(struct microvm *vm)
+{
+    const bool is_open = vm_host_open(&vm->host, NULL) == 0;
+
+    if (is_open)
+        (void)vm_prepare(&vm->vm, &vm->host, NULL);
+    set_done(vm, &vm->prepared);
+    if (is_open)
+        (void)vm_host_probe(&vm->host, NULL);
+    set_done(vm, &vm->probed);
+}
+
+int microvm_prepare(struct microvm *vm, struct stasis_error *err)
+{
+    wait_until_done(vm, &vm->prepared);
     return vm_host_open(&vm->host, err);
+}
+
+int microvm_probe(struct microvm *vm, struct stasis_error *err)
+{
+    wait_until_done(vm, &vm->probed);
+    return vm_host_probe(&vm->host, err);
 }
 
 /* --- building and taking down --------------------------------------------------------------- */
@@ -179,6 +202,7 @@ int microvm_open_console(struct microvm *vm, struct stasis_error *err)
 
 void microvm_take_down(struct microvm *vm)
 {
+    wait_until_done(vm, &vm->prepared); /* a start may fail before it has come so far as to wait */
     vm_release(&vm->vm);
     console_close(vm->console);
     vm->console = NULL;
@@ -209,8 +233,7 @@ static int set_vcpus(struct microvm *vm, const struct boot_entry *entry, struct 
     return r;
 }
 
-static int load_kernel(struct microvm *vm, const struct vm_config *config,
-                       struct stasis_error *err)
+static int load_kernel(struct microvm *vm, const struct vm_config *config, struct stasis_error *err)
 {
     const struct microvm_config *wanted = &vm->config;
     const struct boot_source source = {
@@ -266,6 +289,8 @@ static int boot_and_run(struct microvm *vm, struct stasis_error *err)
 
     if (r == 0)
         r = microvm_prepare(vm, err);
+    if (r == 0)
+        r = microvm_probe(vm, err);
     if (r == 0)
         r = microvm_open_console(vm, err);
     if (r == 0)
@@ -421,8 +446,7 @@ static bool has_work(const struct microvm *vm)
 }
 
 /* Take the token when it is free and there is something to do. False: nothing to do. */
-static bool take_work(struct microvm *vm, enum vcpu_event *ret_event,
-                      struct stasis_error *ret_why)
+static bool take_work(struct microvm *vm, enum vcpu_event *ret_event, struct stasis_error *ret_why)
 {
     bool has;
 

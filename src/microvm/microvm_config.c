@@ -27,7 +27,9 @@ bool microvm_copy_text(char *to, size_t to_size, const char *from)
 
 bool microvm_id_is_valid(const char *id)
 {
-    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                  "abcdefghijklmnopqrstuvwxyz"
+                                  "0123456789_-";
     const size_t length = strlen(id);
 
     return length > 0 && length < MICROVM_ID_SIZE && strspn(id, allowed) == length;
@@ -102,7 +104,7 @@ static int copy_boot_source(const struct microvm_boot_source *source,
     ret_config->initrd_path[0] = '\0';
     if (r == 0 && source->initrd_path)
         r = microvm_absolute_path(ret_config->initrd_path, sizeof(ret_config->initrd_path),
-                               source->initrd_path, "initrd", err);
+                                  source->initrd_path, "initrd", err);
     if (r < 0)
         return r;
     ret_config->has_cmdline = source->cmdline != NULL;

@@ -1,8 +1,8 @@
 /*
  * microvm_load.c - a file into a running guest.
  *
- *     stasis_open -> configuration -> host check -> disks' facts
- *       -> memory mapped -> VM built -> KVM state -> devices' state -> new generation -> run
+ *     stasis_open -> configuration -> disks' facts -> memory mapped -> VM built -> host check
+ *       -> KVM state -> devices' state -> new generation -> run
  *
  * Time matters here: what a user waits for is the way from the first line to the first KVM_RUN, so
  * nothing is done that does not have to be done before it, and nothing depends on the size of RAM.
@@ -88,7 +88,7 @@ static uint64_t elapsed_us(const struct load *load)
     return (monotonic_ns() - load->begin_ns) / 1000;
 }
 
-/* What the snapshot says it is, checked against itself and this host. */
+/* What the snapshot says it is, checked against itself. */
 static int read_snapshot(struct load *load, const char *path, struct microvm_config *ret_config,
                          struct stasis_error *err)
 {
@@ -101,10 +101,6 @@ static int read_snapshot(struct load *load, const char *path, struct microvm_con
     r = microvm_config_load(machine, stasis_snapshot_info(load->snapshot), ret_config, err);
     if (r == 0)
         r = settle_drives(ret_config, machine, load->options, err);
-    if (r == 0)
-        r = microvm_prepare(load->vm, err);
-    if (r == 0)
-        r = stasis_kvm_check_host(load->vm->host.stasis, machine, err);
     load->report.opened_us = elapsed_us(load);
     return r;
 }
@@ -114,8 +110,10 @@ static int build(struct load *load, struct stasis_error *err)
     const struct stasis_restore_options restore = { .verify = load->options->verify };
     const struct vm_config config = microvm_vm_config(load->vm);
     struct stasis_memory memory = { 0 };
-    int r = stasis_restore(load->snapshot, &restore, &memory, err);
+    int r = microvm_prepare(load->vm, err);
 
+    if (r == 0)
+        r = stasis_restore(load->snapshot, &restore, &memory, err);
     if (r == 0)
         r = vm_build(&load->vm->vm, &load->vm->host, &config, &memory, err);
     load->report.created_us = elapsed_us(load);
@@ -134,6 +132,20 @@ static int load_devices(struct load *load, struct stasis_error *err)
             return r;
     }
     return 0;
+}
+
+/* The supervisor may still be at its probe while the VM is built: so the check comes late, but
+ * before anything of the machine's gets into the VM. */
+static int check_host(struct load *load, struct stasis_error *err)
+{
+    int r = microvm_probe(load->vm, err);
+
+    if (r == 0)
+        r = stasis_kvm_host_probe_vcpu(load->vm->host.stasis, load->vm->vm.vcpu_fds[0], err);
+    if (r == 0)
+        r = stasis_kvm_check_host(load->vm->host.stasis, stasis_snapshot_machine(load->snapshot),
+                                  err);
+    return r;
 }
 
 /* The new generation comes last: its interrupt must land in the restored controllers. */
@@ -175,6 +187,8 @@ static int load_all(struct load *load, const char *path, struct microvm_config *
     r = microvm_open_console(vm, err);
     if (r == 0)
         r = build(load, err);
+    if (r == 0)
+        r = check_host(load, err);
     if (r == 0)
         r = restore_state(load, err);
     if (r == 0 && load->options->resume)

@@ -1,14 +1,15 @@
 /* microvm_private.h - the microvm's inside, for the files that implement microvm.h.
  *
- * One lock for what is short, one token for what is long: an action that builds, stops or saves the VM
- * takes `action` under the lock (microvm_begin), works without the lock, and gives it back
- * (microvm_end). Whoever holds the token, and nobody else, touches `vm`, `host` and the configuration;
- * the lock protects everything else. So get_state answers while a save of minutes runs, and a second
- * save is told that there is one.
+ * One lock for what is short, one token for what is long: an action that builds, stops or saves the
+ * VM takes `action` under the lock (microvm_begin), works without the lock, and gives it back
+ * (microvm_end). Whoever holds the token, and nobody else, touches `vm`, `host` and the
+ * configuration; the lock protects everything else. So get_state answers while a save of minutes
+ * runs, and a second save is told that there is one.
  *
- * A supervisor thread waits for the guest's own events (power-off, reset, crash) and for microvm_stop(),
- * and does what they ask when the token is free. Before that it opens KVM and makes an empty VM, while the
- * caller is still busy with configuration: restores are measured in fractions of a millisecond. */
+ * A supervisor thread waits for the guest's own events (power-off, reset, crash) and for
+ * microvm_stop(), and does what they ask when the token is free. Before that it opens KVM, makes an
+ * empty VM and probes the host, while the caller is still busy: restores are measured in fractions
+ * of a millisecond. */
 #ifndef STASIS_MICROVM_MICROVM_PRIVATE_H
 #define STASIS_MICROVM_MICROVM_PRIVATE_H
 
@@ -46,7 +47,8 @@ struct microvm {
     pthread_cond_t changed;
     enum microvm_state state;
     const char *action; /* the token: NULL when free, or the name of what goes on */
-    bool prepared;      /* the supervisor is done with looking at the host ahead of time */
+    bool prepared;      /* the supervisor has opened KVM and made an empty VM, or failed to */
+    bool probed;        /* and has looked at the host, or failed to */
 
     /* With the token. */
     struct microvm_config config;
@@ -72,8 +74,8 @@ struct microvm {
 
 #define MICROVM_IN(state) (1u << (state))
 
-/* Take the token for `action` ("save"), where the state is one of `states`, a mask of MICROVM_IN(). STASIS_ERR_BUSY,
- * STASIS_ERR_WRONG_STATE. */
+/* Take the token for `action` ("save"), where the state is one of `states`, a mask of MICROVM_IN().
+ * STASIS_ERR_BUSY, STASIS_ERR_WRONG_STATE. */
 int microvm_begin(struct microvm *vm, const char *action, unsigned states,
                   struct stasis_error *err);
 /* Give it back and go to `state`. */
@@ -81,11 +83,13 @@ void microvm_end(struct microvm *vm, enum microvm_state state);
 
 /* All below with the token. */
 
-/* Wait for what the supervisor does ahead of time; do it here where that failed, to say why. */
+/* Wait for what the supervisor does ahead of time; do it here where that failed, to say why. The
+ * first is for building a VM, the second for capture and restore, and comes after the first. */
 int microvm_prepare(struct microvm *vm, struct stasis_error *err);
+int microvm_probe(struct microvm *vm, struct stasis_error *err);
 
-/* Quiesce within the time limit. STASIS_ERR_QUIESCE_TIMEOUT; STASIS_ERR_WRONG_STATE when the guest is about to end or
- * to reset: then it runs no more, and the supervisor will deal with it. */
+/* Quiesce within the time limit. STASIS_ERR_QUIESCE_TIMEOUT; STASIS_ERR_WRONG_STATE when the guest
+ * is about to end or to reset: then it runs no more, and the supervisor will deal with it. */
 int microvm_quiesce(struct microvm *vm, struct stasis_error *err);
 /* The configuration as the VM's builder wants it. */
 struct vm_config microvm_vm_config(struct microvm *vm);

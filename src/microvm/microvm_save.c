@@ -3,8 +3,8 @@
  *
  *     quiesce -> capture KVM's state -> each device's -> the configuration -> stasis_save -> resume
  *
- * Whatever happens between, a guest that ran before runs again afterwards; only a guest that came to
- * its own end meanwhile does not. The file appears whole or not at all (stasis_save).
+ * Whatever happens between, a guest that ran before runs again afterwards; only a guest that came
+ * to its own end meanwhile does not. The file appears whole or not at all (stasis_save).
  */
 #include <string.h>
 

@@ -69,8 +69,8 @@ int microvm_config_save(const struct microvm_config *config, struct stasis_machi
     (void)microvm_copy_text(saved.kernel_path, sizeof(saved.kernel_path), config->kernel_path);
     (void)microvm_copy_text(saved.initrd_path, sizeof(saved.initrd_path), config->initrd_path);
     (void)microvm_copy_text(saved.cmdline, sizeof(saved.cmdline), config->cmdline);
-    return stasis_machine_add_device(machine, CONFIG_KIND, CONFIG_ID, CONFIG_VERSION,
-                                     &config_table, &saved, err);
+    return stasis_machine_add_device(machine, CONFIG_KIND, CONFIG_ID, CONFIG_VERSION, &config_table,
+                                     &saved, err);
 }
 
 /* --- from a file ---------------------------------------------------------------------------- */

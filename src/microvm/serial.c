@@ -25,6 +25,7 @@
 
 #define SERIAL_STATE_VERSION 1u
 #define FIFO_SIZE 16u
+#define FLUSH_MS 50u
 
 enum serial_register {
     REG_DATA = 0, /* RBR, THR; divisor low with DLAB */
@@ -422,12 +423,17 @@ static int serial_run(struct device *device, struct stasis_error *err)
 }
 
 /* Bytes that the console has read and we have not taken stay with it: they belong to the machine that
- * goes on in this process, not to its copy. */
+ * goes on in this process, not to its copy. What the guest has written goes out before, so that the
+ * copy's output continues it even when this process is killed right after the save; but nobody waits
+ * long for a terminal that stands still. */
 static int serial_quiesce(struct device *device, uint64_t deadline_ns, struct stasis_error *err)
 {
+    struct serial *serial = serial_of(device);
+
     (void)deadline_ns;
     (void)err;
-    set_resting(serial_of(device), true);
+    set_resting(serial, true);
+    console_flush(serial->console, FLUSH_MS);
     return 0;
 }
 

@@ -26,6 +26,8 @@
 #include "base/error.h"
 #include "microvm/vcpu.h"
 
+#define RESET_RIP 0xfff0u /* where an x86 CPU begins */
+
 uint64_t monotonic_ns(void)
 {
     struct timespec now;
@@ -174,11 +176,10 @@ static void report_failed_entry(struct vcpu *vcpu)
 {
     struct stasis_error why = { 0 };
 
-    stasis_fail(&why, STASIS_ERR_GUEST_CRASHED,
-                "vCPU %u: the CPU refused to enter the guest, reason 0x%llx, rip 0x%" PRIx64,
-                vcpu->index,
-                (unsigned long long)vcpu->run->fail_entry.hardware_entry_failure_reason,
-                read_rip(vcpu));
+    stasis_fail(
+        &why, STASIS_ERR_GUEST_CRASHED,
+        "vCPU %u: the CPU refused to enter the guest, reason 0x%llx, rip 0x%" PRIx64, vcpu->index,
+        (unsigned long long)vcpu->run->fail_entry.hardware_entry_failure_reason, read_rip(vcpu));
     report(vcpu, VCPU_EVENT_CRASH, &why);
 }
 
@@ -203,12 +204,17 @@ static void report_failed_run(struct vcpu *vcpu)
     report(vcpu, VCPU_EVENT_CRASH, &why);
 }
 
+/* On AMD, KVM has put the vCPU into its reset state already: its rip tells nothing then. */
 static void report_triple_fault(struct vcpu *vcpu)
 {
+    const uint64_t rip = read_rip(vcpu);
     struct stasis_error why = { 0 };
 
-    stasis_fail(&why, STASIS_ERR_GUEST_CRASHED, "vCPU %u: triple fault, rip 0x%" PRIx64,
-                vcpu->index, read_rip(vcpu));
+    if (rip == RESET_RIP)
+        stasis_fail(&why, STASIS_ERR_GUEST_CRASHED, "vCPU %u: triple fault", vcpu->index);
+    else
+        stasis_fail(&why, STASIS_ERR_GUEST_CRASHED, "vCPU %u: triple fault, rip 0x%" PRIx64,
+                    vcpu->index, rip);
     report(vcpu, VCPU_EVENT_TRIPLE_FAULT, &why);
 }
 

@@ -2,9 +2,9 @@
  *
  *     set_add_all -> start_threads (parked) -> resume <-> pause -> stop -> release
  *
- * vCPUs park only where KVM_RUN has returned with nothing pending: an access to a port or to MMIO is
- * completed by the kernel at the next KVM_RUN, so a vCPU stopped between the two would be captured
- * halfway through an instruction. */
+ * vCPUs park only where KVM_RUN has returned with nothing pending: an access to a port or to MMIO
+ * is completed by the kernel at the next KVM_RUN, so a vCPU stopped between the two would be
+ * captured halfway through an instruction. */
 #ifndef STASIS_MICROVM_VCPU_H
 #define STASIS_MICROVM_VCPU_H
 
@@ -71,7 +71,8 @@ int vcpu_set_start_threads(struct vcpu_set *set, struct stasis_error *err);
 
 /* Let them run; returns when the first is about to enter the guest. */
 void vcpu_set_resume(struct vcpu_set *set);
-/* All parked, by `deadline_ns` (CLOCK_MONOTONIC). STASIS_ERR_QUIESCE_TIMEOUT: those that had parked run again. */
+/* All parked, by `deadline_ns` (CLOCK_MONOTONIC). STASIS_ERR_QUIESCE_TIMEOUT: those that had parked
+ * run again. */
 int vcpu_set_pause(struct vcpu_set *set, uint64_t deadline_ns, struct stasis_error *err);
 /* When the first vCPU first entered the guest, CLOCK_MONOTONIC; 0: none did yet. */
 uint64_t vcpu_set_first_run_ns(struct vcpu_set *set);

@@ -7,8 +7,8 @@
  * The same order for a boot and for a restore, so that a restored VM is the same machine. What KVM
  * needs before vCPUs exist (TSS address, irqchip) comes before them. RAM comes before the interrupt
  * controllers: each change of memory slots waits for readers of the VM's tables (SRCU), and right
- * after the PIT has registered its ports that wait was seen to take 5 ms instead of 0.1. Taking down goes the other
- * way: threads that touch RAM end first, RAM is unmapped last.
+ * after the PIT has registered its ports that wait was seen to take 5 ms instead of 0.1. Taking
+ * down goes the other way: threads that touch RAM end first, RAM is unmapped last.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,14 +30,13 @@ void vm_init(struct vm *vm)
 
 size_t vm_layout_memory(uint64_t memory_size, struct stasis_region regions[2])
 {
-    const uint64_t low_size =
-        memory_size < LAYOUT_LOW_RAM_MAX ? memory_size : LAYOUT_LOW_RAM_MAX;
+    const uint64_t low_size = memory_size < LAYOUT_LOW_RAM_MAX ? memory_size : LAYOUT_LOW_RAM_MAX;
 
     regions[0] = (struct stasis_region){ .gpa = 0, .size = low_size };
     if (low_size == memory_size)
         return 1;
-    regions[1] = (struct stasis_region){ .gpa = LAYOUT_HIGH_RAM_GPA,
-                                         .size = memory_size - low_size };
+    regions[1] =
+        (struct stasis_region){ .gpa = LAYOUT_HIGH_RAM_GPA, .size = memory_size - low_size };
     return 2;
 }
 
@@ -53,8 +52,7 @@ static int map_fresh_memory(struct vm *vm, uint64_t memory_size, struct stasis_e
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
         if (hva == MAP_FAILED)
-            return stasis_fail_errno(err, "map %" PRIu64 " bytes of guest memory",
-                                     regions[i].size);
+            return stasis_fail_errno(err, "map %" PRIu64 " bytes of guest memory", regions[i].size);
         regions[i].hva = hva;
         vm->regions[vm->memory.ram.region_count++] = regions[i];
     }
@@ -119,8 +117,8 @@ static int add_memory(struct vm *vm, const struct vm_config *config, struct stas
 
 /* --- KVM's own parts ------------------------------------------------------------------------ */
 
-static int vm_ioctl(const struct vm *vm, unsigned long request, unsigned long arg,
-                    const char *name, struct stasis_error *err)
+static int vm_ioctl(const struct vm *vm, unsigned long request, unsigned long arg, const char *name,
+                    struct stasis_error *err)
 {
     if (ioctl(vm->fd, request, arg) < 0)
         return stasis_fail_errno_as(err, STASIS_ERR_KVM, "%s", name);
@@ -131,7 +129,8 @@ int vm_prepare(struct vm *vm, const struct vm_host *host, struct stasis_error *e
 {
     if (vm->fd >= 0)
         return 0;
-    /* A signal during the creation is no failure (the kernel allocates a lot and may be told to stop). */
+    /* A signal during the creation is no failure (the kernel allocates a lot and may be told to
+     * stop). */
     do
         vm->fd = ioctl(host->kvm_fd, KVM_CREATE_VM, 0UL);
     while (vm->fd < 0 && errno == EINTR);
@@ -266,12 +265,11 @@ static struct irq_line virtio_irq(const struct vm *vm, uint32_t slot)
     return (struct irq_line){ .vm_fd = vm->fd, .gsi = LAYOUT_VIRTIO_GSI + slot };
 }
 
-static int add_virtio(struct vm *vm, struct device *device, uint32_t slot,
-                      struct stasis_error *err)
+static int add_virtio(struct vm *vm, struct device *device, uint32_t slot, struct stasis_error *err)
 {
     const struct bus_range range = { .kind = BUS_MMIO,
-                                     .base = LAYOUT_VIRTIO_MMIO_GPA +
-                                             slot * LAYOUT_VIRTIO_MMIO_STRIDE,
+                                     .base =
+                                         LAYOUT_VIRTIO_MMIO_GPA + slot * LAYOUT_VIRTIO_MMIO_STRIDE,
                                      .size = LAYOUT_VIRTIO_MMIO_STRIDE,
                                      .device = device };
 

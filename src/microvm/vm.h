@@ -1,7 +1,8 @@
-/* vm.h - one KVM virtual machine: its RAM, its devices, its vCPUs; built, paused, taken down as one.
+/* vm.h - one KVM virtual machine: its RAM, its devices, its vCPUs; built, paused, taken down as
+ * one.
  *
- * A struct vm lives from a boot or a restore to a reset or an end; the microvm around it stays. It has no
- * lock: the microvm sees to it that one thread at a time works on it. */
+ * A struct vm lives from a boot or a restore to a reset or an end; the microvm around it stays. It
+ * has no lock: the microvm sees to it that one thread at a time works on it. */
 #ifndef STASIS_MICROVM_VM_H
 #define STASIS_MICROVM_VM_H
 
@@ -37,7 +38,7 @@ struct vm_config {
     size_t drive_count;
     bool has_entropy;
     struct console *console; /* not owned */
-    vcpu_event_fn *on_event; /* vCPU threads call it; power-off and reset by ports come this way too */
+    vcpu_event_fn *on_event; /* by vCPU threads; power-off and reset by ports come this way too */
     void *event_arg;
 };
 
@@ -64,9 +65,9 @@ void vm_release(struct vm *vm);
  * vm_build() does it where it has not been. On failure there is nothing. */
 int vm_prepare(struct vm *vm, const struct vm_host *host, struct stasis_error *err);
 
-/* Build all of it, vCPU threads included, parked. `memory` (may be NULL) becomes the VM's, and is left
- * empty, also on failure: RAM from stasis_restore(). Without it fresh zeroed RAM is made. On failure
- * vm_release() is to be called. */
+/* Build all of it, vCPU threads included, parked. `memory` (may be NULL) becomes the VM's, and is
+ * left empty, also on failure: RAM from stasis_restore(). Without it fresh zeroed RAM is made. On
+ * failure vm_release() is to be called. */
 int vm_build(struct vm *vm, const struct vm_host *host, const struct vm_config *config,
              struct stasis_memory *memory, struct stasis_error *err);
 

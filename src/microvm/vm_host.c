@@ -27,7 +27,8 @@ void vm_host_release(struct vm_host *host)
     vm_host_init(host);
 }
 
-/* KVM_CHECK_EXTENSION gives 0 for what it does not know; then the older question's answer counts. */
+/* KVM_CHECK_EXTENSION gives 0 for what it does not know; then the older question's answer counts.
+ * */
 static uint32_t read_vcpu_max(int kvm_fd)
 {
     int count = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
@@ -39,18 +40,22 @@ static uint32_t read_vcpu_max(int kvm_fd)
 
 static int open_kvm(int *ret_fd, struct stasis_error *err)
 {
-    const int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    auto_fd fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    int version;
 
     if (fd < 0)
         return stasis_fail(err, STASIS_ERR_NO_KVM, "open /dev/kvm: %s", strerror(errno));
-    *ret_fd = fd;
+    version = ioctl(fd, KVM_GET_API_VERSION, 0);
+    if (version != KVM_API_VERSION)
+        return stasis_fail(err, STASIS_ERR_NO_KVM, "/dev/kvm has API version %d, not %d", version,
+                           KVM_API_VERSION);
+    *ret_fd = fd_steal(&fd);
     return 0;
 }
 
 int vm_host_open(struct vm_host *host, struct stasis_error *err)
 {
     auto_fd kvm_fd = -1;
-    struct stasis_kvm_host *stasis = NULL;
     int run_size;
     int r;
 
@@ -59,21 +64,21 @@ int vm_host_open(struct vm_host *host, struct stasis_error *err)
     r = open_kvm(&kvm_fd, err);
     if (r < 0)
         return r;
-    r = stasis_kvm_host_probe(kvm_fd, &stasis, err);
-    if (r < 0)
-        return r;
     run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-    if (run_size < (int)sizeof(struct kvm_run)) {
-        stasis_kvm_host_free(stasis);
+    if (run_size < (int)sizeof(struct kvm_run))
         return stasis_fail(err, STASIS_ERR_KVM, "KVM_GET_VCPU_MMAP_SIZE says %d bytes", run_size);
-    }
 
-    host->stasis = stasis;
     host->run_size = (size_t)run_size;
     host->vcpu_max = read_vcpu_max(kvm_fd);
     host->has_tsc_deadline = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     host->kvm_fd = fd_steal(&kvm_fd);
     return 0;
+}
+
+int vm_host_probe(struct vm_host *host, struct stasis_error *err)
+{
+    return host->stasis ? 0
+                        : stasis_kvm_host_probe_device(host->kvm_fd, &host->stasis, err);
 }
 
 /* The kernel says E2BIG until the buffer is large enough; it never says how large that is. */

@@ -7,6 +7,7 @@ Method: scripts/demo-steps.sh with a made-up `stasis` that restores wrongly in s
 """
 
 import os
+import re
 import subprocess
 
 import tap
@@ -69,10 +70,19 @@ def a_save_that_fails_is_a_failure():
         tap.true("save failed" in result.stdout, result.stdout)
 
 
+def kvm_kind():
+    return subprocess.run([tap.build("tests", "vm", "kvm_kind")], stdout=subprocess.PIPE,
+                          universal_newlines=True, check=True).stdout
+
+
+@tap.case
+def kvm_kind_names_one_of_three_kinds_and_why():
+    tap.true(re.fullmatch(r"(hardware|software|absent): .+\n", kvm_kind()), kvm_kind())
+
+
 @tap.case
 def the_demo_succeeds_with_the_small_guest():
-    kind = subprocess.run([tap.build("tests", "vm", "kvm_kind")], stdout=subprocess.PIPE,
-                          universal_newlines=True, check=True).stdout
+    kind = kvm_kind()
     tap.need(not kind.startswith("absent"), "/dev/kvm is " + kind.strip())
     result = subprocess.run([tap.source("scripts", "demo.sh"), tap.build()],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -82,7 +82,8 @@ def all_parts_are_installed():
     files = installed_files()
     for pattern in (r"bin/stasis$", r"lib/.*libstasis\.so$", r"lib/.*libstasis\.so\.0$",
                     r"lib/.*libstasis\.so\.0\.\d+\.\d+$", r"include/stasis/stasis\.h$",
-                    r"lib/.*pkgconfig/stasis\.pc$"):
+                    r"lib/.*pkgconfig/stasis\.pc$", r"share/man/man1/stasis\.1$",
+                    r"share/man/man1/stasis-restore\.1$"):
         tap.equal(len([name for name in files if re.match(pattern, name)]), 1,
                   "number of installed files like " + pattern)
 

@@ -18,7 +18,8 @@ from vm import guestvm
 
 HANG_SECONDS = 60  # nothing here takes that long; a limit against hangs, not a measure
 FAILURE_KEYS = ["ok", "format", "error", "message"]
-COMMANDS = ("run", "save", "restore", "pause", "resume", "info", "verify")
+COMMANDS = ("run", "save", "restore", "pause", "resume", "info", "verify", "compare",
+            "flatten", "rebase")
 FAULT_KEYS = {"fault_message"}
 
 

@@ -285,4 +285,22 @@ def a_load_of_no_snapshot_fails_and_may_be_tried_again(path):
             refused(path, "PUT", "/snapshot/load", {"snapshot_path": empty}, code="BadMagic")
 
 
+# --- its page ---------------------------------------------------------------------------------------------
+
+
+@tap.case
+def the_page_lists_every_path_and_every_key():
+    with open(tap.source("src", "microvm", "api_routes.c"), encoding="utf-8") as file:
+        source = file.read()
+    with open(tap.source("doc", "api.md"), encoding="utf-8") as file:
+        page = file.read()
+    routes = re.findall(r'^    \{ "([A-Z]+)", "(/[^"]*)", \w+ \},', source, re.M)
+    tap.true(len(routes) > 10, "routes in the source: %s" % routes)
+    listed = re.findall(r"^\| `([A-Z]+) (/[^`]*)` \|", page, re.M)
+    tap.equal(sorted((method, path.replace("ID", "")) for method, path in listed), sorted(routes),
+              "paths of the page and of the source")
+    for key in re.findall(r'^        \{ "(\w+)", API_(?!NOT_OFFERED)', source, re.M):
+        tap.true("`%s`" % key in page, "key %s" % key)
+
+
 tap.main()

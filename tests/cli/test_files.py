@@ -20,7 +20,7 @@ GOLDEN = "v1.0-x86_64-xxh3.stasis"
 SECTIONS = {1: "memory", 2: "machine", 3: "layout", 4: "meta", 5: "digests", 6: "digest index"}
 VERIFY_KEYS = ["ok", "format", "error", "message"]
 INFO_KEYS = ["ok", "format", "version", "id", "arch", "vcpus", "memory", "devices", "host", "created",
-             "writer", "label", "digest", "file_bytes"]
+             "writer", "label", "digest", "file_bytes", "kind", "ancestors", "chain"]
 MEMORY_KEYS = ["bytes", "data_bytes", "zero_bytes", "regions"]
 HOST_KEYS = ["hypervisor", "kernel", "cpu_vendor", "cpu_model", "cpu_signature", "tsc_khz"]
 

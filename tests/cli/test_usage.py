@@ -26,6 +26,9 @@ OPTIONS = {
     "resume": ["--socket", "--json"],
     "info": ["--json"],
     "verify": ["--json"],
+    "compare": ["--volatile", "--json"],
+    "flatten": ["--output", "--json"],
+    "rebase": ["--parent", "--output", "--json"],
 }
 
 LONG_ID = "x" * 64  # one more than an id may have
@@ -86,6 +89,11 @@ MISUSES = {
     "info_of_two_files": ["info", FILE, FILE],
     "verify_without_a_file": ["verify", "--json"],
     "verify_of_two_files": ["verify", FILE, FILE],
+    "compare_of_one_file": ["compare", FILE],
+    "flatten_without_a_file": ["flatten", "-o", "x"],
+    "flatten_without_an_output": ["flatten", FILE],
+    "rebase_without_a_parent": ["rebase", "-o", "x", FILE],
+    "rebase_without_a_file": ["rebase", "-p", FILE],
 }
 
 

@@ -35,10 +35,10 @@ fi
 order=$(/usr/bin/python3 "$here/module-order.py" "$modules" \
     virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 evdev button)
 number=10
-for module in $order; do
+while IFS= read -r module; do
     cp "$module" "$root/lib/modules/$number-${module##*/}"
     number=$((number + 1))
-done
+done <<<"$order"
 
 install -m 755 "$here/guest-init" "$root/init"
 # Shutting down resets the disk under hashcount, which would cry BAD: it has to go first.

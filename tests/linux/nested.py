@@ -121,7 +121,8 @@ def libraries_of(path):
     missing = re.findall(r"(\S+) => not found", result.stdout)
     if missing:
         raise LookupError("%s needs %s, which ldd does not find" % (path, ", ".join(missing)))
-    return re.findall(r"(/\S+) \(0x[0-9a-f]+\)", result.stdout)
+    # "\tNAME => PATH (0x...)" or "\tPATH (0x...)"; paths may hold blanks.
+    return re.findall(r"^\t(?:\S+ => )?(/.+) \(0x[0-9a-f]+\)$", result.stdout, re.MULTILINE)
 
 
 def build_initramfs(options, file):
@@ -135,7 +136,7 @@ def build_initramfs(options, file):
     modules = subprocess.run(
         ["/usr/bin/python3", os.path.join(HERE, "module-order.py"),
          os.path.join(options.kernels, "outer/modules"), "kvm-amd"] + options.module,
-        stdout=subprocess.PIPE, universal_newlines=True, check=True).stdout.split()
+        stdout=subprocess.PIPE, universal_newlines=True, check=True).stdout.splitlines()
     for number, module in enumerate(modules, 10):
         archive.copy(module, "lib/modules/%d-%s" % (number, os.path.basename(module)))
 

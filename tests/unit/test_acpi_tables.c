@@ -1,8 +1,9 @@
 /* test_acpi_tables.c - the tables that a guest's ACPI finds.
  *
- * Goal:   from the RSDP every table is reached, inside its area, with right checksums; the DSDT is AML that
- *         ACPICA's own tools take apart and put together again; MADT and DSDT tell of exactly the vCPUs
- *         and slots that there are.
+ * Goal:   from the RSDP every table is reached, inside its area, with right checksums; the DSDT is
+ * AML that
+ *         ACPICA's own tools take apart and put together again; MADT and DSDT tell of exactly the
+ *         vCPUs and slots that there are.
  * Method: a walk as an OS does it; iasl (acpica-tools) as the other opinion. */
 #include "unit.h"
 
@@ -69,6 +70,7 @@ static const uint8_t *find_table(const char *signature, uint32_t *ret_size)
             return table_at(gpa, signature, ret_size);
     }
     fail_msg("no table %s", signature);
+    *ret_size = 0;
     return NULL;
 }
 
@@ -115,9 +117,9 @@ static void platform_is_hardware_reduced_with_its_ports(void **state)
     build(1, 0);
     fadt = find_table("FACP", &size);
     flags = (uint32_t)number_at(fadt + 112, 4);
-    assert_true(flags & 1u << 20); /* HW_REDUCED_ACPI */
-    assert_true(flags & 1u << 10); /* RESET_REG_SUP */
-    assert_true(flags & 1u << 4);  /* PWR_BUTTON: no fixed one */
+    assert_true(flags & 1u << 20);  /* HW_REDUCED_ACPI */
+    assert_true(flags & 1u << 10);  /* RESET_REG_SUP */
+    assert_true(flags & 1u << 4);   /* PWR_BUTTON: no fixed one */
     assert_int_equal(fadt[116], 1); /* system I/O */
     assert_int_equal(number_at(fadt + 120, 8), LAYOUT_RESET_PORT);
     assert_int_equal(fadt[128], LAYOUT_RESET_VALUE);
@@ -192,8 +194,7 @@ static void tables_that_do_not_fit_are_refused(void **state)
 
     (void)state;
     for (size_t size = 0; size < sizeof(small); size += 15)
-        assert_stasis_fails(acpi_tables_build(&config, small, size, &err), &err,
-                            STASIS_ERR_LIMIT);
+        assert_stasis_fails(acpi_tables_build(&config, small, size, &err), &err, STASIS_ERR_LIMIT);
 }
 
 static void tables_go_to_their_place_in_ram(void **state)

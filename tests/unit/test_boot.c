@@ -1,7 +1,9 @@
 /* test_boot.c - finding out what a kernel file is; flat guests; what all loaders share.
  *
- * Goal:   a file is told by its content, paths that are no regular files are named as such, boot data,
- *         command line and initrd lie where the guest is told, and a flat guest with a wrong header is refused.
+ * Goal:   a file is told by its content, paths that are no regular files are named as such, boot
+ * data,
+ *         command line and initrd lie where the guest is told, and a flat guest with a wrong header
+ *         is refused.
  * Method: small guests in a private folder, loaded into RAM between forbidden pages. */
 #include "test_boot_support.h"
 
@@ -263,8 +265,7 @@ static void overlong_command_line_is_refused(void **state)
     memset(cmdline, 'a', sizeof(cmdline) - 1);
     cmdline[2048] = '\0';
     write_flat(fixture, 0, 0);
-    assert_stasis_fails(boot_kernel(fixture, NULL, cmdline), &fixture->err,
-                        STASIS_ERR_BAD_KERNEL);
+    assert_stasis_fails(boot_kernel(fixture, NULL, cmdline), &fixture->err, STASIS_ERR_BAD_KERNEL);
     cmdline[2047] = '\0';
     assert_stasis_ok(boot_kernel(fixture, NULL, cmdline), &fixture->err);
     assert_string_equal((char *)fixture->ram + LAYOUT_CMDLINE_GPA, cmdline);

@@ -1,6 +1,7 @@
 /* test_boot_linux.c - bzImages.
  *
- * Goal:   the protected-mode kernel goes to its preferred address and boot_params get its setup header; a
+ * Goal:   the protected-mode kernel goes to its preferred address and boot_params get its setup
+ * header; a
  *         header that lies about lengths, addresses or the protocol is refused with a sentence.
  * Method: images made by hand after Documentation/arch/x86/boot.rst; cuts and flipped bits. */
 #include "test_boot_support.h"
@@ -96,8 +97,7 @@ static void command_line_beyond_the_kernels_limit_is_refused(void **state)
     memset(cmdline, 'x', 101);
     cmdline[101] = '\0';
     write_good_image(fixture);
-    assert_stasis_fails(boot_kernel(fixture, NULL, cmdline), &fixture->err,
-                        STASIS_ERR_BAD_KERNEL);
+    assert_stasis_fails(boot_kernel(fixture, NULL, cmdline), &fixture->err, STASIS_ERR_BAD_KERNEL);
     cmdline[100] = '\0';
     assert_stasis_ok(boot_kernel(fixture, NULL, cmdline), &fixture->err);
 }

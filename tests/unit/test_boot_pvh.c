@@ -1,6 +1,7 @@
 /* test_boot_pvh.c - ELF kernels by PVH.
  *
- * Goal:   segments go to their physical addresses, the entry comes from Xen's note, start_info tells of
+ * Goal:   segments go to their physical addresses, the entry comes from Xen's note, start_info
+ * tells of
  *         memory, modules, command line and ACPI; ELF files that lie are refused with a sentence.
  * Method: ELF files made by hand with <elf.h>; cuts and flipped bits. */
 #include "test_boot_support.h"
@@ -245,8 +246,8 @@ static void wrong_program_headers_are_refused(void **state)
 
 static void segments_outside_of_ram_are_refused(void **state)
 {
-    static const uint64_t addresses[] = { 0,           0xfffff,         8 * MIB - 0x1000,
-                                          8 * MIB,     UINT64_MAX - 16, UINT64_C(1) << 32,
+    static const uint64_t addresses[] = { 0,          0xfffff,         8 * MIB - 0x1000,
+                                          8 * MIB,    UINT64_MAX - 16, UINT64_C(1) << 32,
                                           0xfffffffff };
     struct boot_fixture *fixture = *state;
     struct kernel kernel;

@@ -1,4 +1,5 @@
-/* test_boot_support.h - what the tests of the loaders share: RAM between forbidden pages, kernels in files. */
+/* test_boot_support.h - what the tests of the loaders share: RAM between forbidden pages, kernels
+ * in files. */
 #ifndef STASIS_TEST_BOOT_SUPPORT_H
 #define STASIS_TEST_BOOT_SUPPORT_H
 
@@ -31,16 +32,15 @@ struct boot_fixture {
 
 static inline void fixture_map_ram(struct boot_fixture *fixture, uint64_t size)
 {
-    uint8_t *all = mmap(NULL, size + 2 * GUARD, PROT_NONE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *all =
+        mmap(NULL, size + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     assert_true(all != MAP_FAILED);
     assert_int_equal(mprotect(all + GUARD, size, PROT_READ | PROT_WRITE), 0);
     fixture->ram = all + GUARD;
     fixture->ram_size = size;
     fixture->region = (struct stasis_region){ .gpa = 0, .size = size, .hva = fixture->ram };
-    fixture->memory.ram =
-        (struct stasis_memory){ .regions = &fixture->region, .region_count = 1 };
+    fixture->memory.ram = (struct stasis_memory){ .regions = &fixture->region, .region_count = 1 };
 }
 
 static inline void fixture_unmap_ram(struct boot_fixture *fixture)
@@ -94,8 +94,7 @@ static inline void write_file(const char *path, const void *bytes, size_t size)
     assert_int_equal(fclose(file), 0);
 }
 
-static inline int boot_kernel(struct boot_fixture *fixture, const char *initrd,
-                              const char *cmdline)
+static inline int boot_kernel(struct boot_fixture *fixture, const char *initrd, const char *cmdline)
 {
     const struct boot_source source = { .kernel_path = fixture->kernel,
                                         .initrd_path = initrd,
@@ -169,8 +168,7 @@ static inline void assert_refuses_cuts(struct boot_fixture *fixture, const uint8
 {
     for (size_t cut = 0; cut < size; cut += step) {
         write_file(fixture->kernel, good, cut);
-        assert_stasis_fails(boot_kernel(fixture, NULL, NULL), &fixture->err,
-                            STASIS_ERR_BAD_KERNEL);
+        assert_stasis_fails(boot_kernel(fixture, NULL, NULL), &fixture->err, STASIS_ERR_BAD_KERNEL);
     }
 }
 

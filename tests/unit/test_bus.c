@@ -228,8 +228,7 @@ static void full_bus_refuses_one_more(void **state)
     (void)state;
     for (uint64_t i = 0; i < BUS_RANGE_MAX; i++)
         assert_stasis_ok(add(&bus, BUS_PIO, i, 1, &probe, &err), &err);
-    assert_stasis_fails(add(&bus, BUS_PIO, BUS_RANGE_MAX, 1, &probe, &err), &err,
-                        STASIS_ERR_LIMIT);
+    assert_stasis_fails(add(&bus, BUS_PIO, BUS_RANGE_MAX, 1, &probe, &err), &err, STASIS_ERR_LIMIT);
 }
 
 static void freeing_asks_the_device_and_takes_null(void **state)

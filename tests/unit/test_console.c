@@ -527,6 +527,35 @@ static void a_reader_that_is_slow_costs_bytes_and_never_time(void **state)
     close(pipes.from_stdout);
 }
 
+static bool has_bytes(int fd)
+{
+    struct pollfd waits = { .fd = fd, .events = POLLIN };
+
+    return poll(&waits, 1, 0) == 1;
+}
+
+static void a_flush_waits_for_output_but_not_for_ever(void **state)
+{
+    struct bench *bench = *state;
+    const struct pipes pipes = use_pipes();
+    const uint64_t deadline = deadline_in_ms(10000);
+
+    open_console(bench, "stdio");
+    for (unsigned i = 0; i < 500; i++) {
+        char byte;
+
+        say(bench, "x");
+        console_flush(bench->console, 20000);
+        assert_true(has_bytes(pipes.from_stdout)); /* it is in the pipe, not on its way */
+        assert_int_equal(read(pipes.from_stdout, &byte, 1), 1);
+    }
+    write_stream(bench, 200000, 1000);
+    console_flush(bench->console, 1050); /* nobody reads */
+    assert_true(deadline_in_ms(0) < deadline);
+    close(pipes.to_stdin);
+    close(pipes.from_stdout);
+}
+
 static void *read_late(void *arg)
 {
     const struct timespec nap = { .tv_nsec = 30000000 };
@@ -804,6 +833,7 @@ int main(void)
         CASE(dev_null_is_an_end_like_any_other),
         CASE(output_redirected_to_a_file_goes_where_the_shell_left_it),
         CASE(a_reader_that_is_slow_costs_bytes_and_never_time),
+        CASE(a_flush_waits_for_output_but_not_for_ever),
         CASE(closing_flushes_what_waits),
         CASE(closing_does_not_wait_for_a_reader_that_does_not_read),
         CASE(a_client_talks_and_listens),

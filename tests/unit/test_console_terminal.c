@@ -119,7 +119,25 @@ static void assert_screen(struct bench *bench, const char *text)
     assert_string_equal(got, text);
 }
 
-static void start(struct bench *bench, console_input_fn *input, bool closes)
+/* A shell's way with a background job, for its first second. */
+static void child_in_background(console_input_fn *input)
+{
+    const struct timespec second = { .tv_sec = 1 };
+    const pid_t job = fork();
+    int status = 0;
+
+    if (job == 0) {
+        setpgid(0, 0);
+        child_main(input, true);
+    }
+    setpgid(job, job);
+    nanosleep(&second, NULL);
+    tcsetpgrp(0, job);
+    waitpid(job, &status, 0);
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+static void start(struct bench *bench, console_input_fn *input, bool closes, bool in_background)
 {
     int slave;
 
@@ -132,6 +150,8 @@ static void start(struct bench *bench, console_input_fn *input, bool closes)
         close(bench->master);
         if (login_tty(slave) < 0)
             _exit(1);
+        if (in_background)
+            child_in_background(input);
         child_main(input, closes);
     }
     close(slave);
@@ -172,7 +192,7 @@ static void every_key_reaches_the_guest_unechoed(void **state)
     struct bench *bench = *state;
     struct termios raw;
 
-    start(bench, show_input, true);
+    start(bench, show_input, true, false);
     assert_int_equal(tcgetattr(bench->master, &raw), 0);
     assert_int_equal(raw.c_lflag & (ICANON | ECHO | ISIG), 0);
     type(bench, "a\r\x03\x1a\x04\x11\x13\x1b", 8); /* ^C, ^Z, ^D, ^Q, ^S, Esc */
@@ -183,7 +203,7 @@ static void ctrl_a_twice_sends_one_and_other_keys_after_it_are_not_lost(void **s
 {
     struct bench *bench = *state;
 
-    start(bench, show_input, true);
+    start(bench, show_input, true, false);
     type(bench, "\x01\x01", 2);
     assert_screen(bench, "<01>");
     type(bench,
@@ -201,7 +221,7 @@ static void ctrl_a_x_ends_the_run_and_the_mode_is_back(void **state)
 {
     struct bench *bench = *state;
 
-    start(bench, show_input, true);
+    start(bench, show_input, true, false);
     type(bench, "\x01", 1);
     type(bench, "x", 1);
     assert_quits(bench);
@@ -212,7 +232,7 @@ static void the_mode_is_back_after_exit_without_a_close(void **state)
 {
     struct bench *bench = *state;
 
-    start(bench, show_input, false);
+    start(bench, show_input, false, false);
     type(bench, "\x01x", 2);
     assert_quits(bench);
     assert_mode_is_back(bench);
@@ -222,7 +242,7 @@ static void ctrl_a_x_gets_through_to_a_guest_that_takes_no_input(void **state)
 {
     struct bench *bench = *state;
 
-    start(bench, take_nothing, true);
+    start(bench, take_nothing, true, false);
     for (unsigned i = 0; i < 100; i++)
         type(bench,
              "01234567890123456789012345678901234567890123456789012345678901234567890123456789"
@@ -239,7 +259,7 @@ static void a_terminal_that_hangs_up_is_no_reason_to_spin(void **state)
     struct rusage usage;
     int status;
 
-    start(bench, show_input, true);
+    start(bench, show_input, true, false);
     close(bench->master);
     bench->master = 0;
     nanosleep(&nap, NULL);
@@ -252,6 +272,29 @@ static void a_terminal_that_hangs_up_is_no_reason_to_spin(void **state)
     assert_true(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec < 200000);
 }
 
+static void a_background_job_waits_for_the_terminal_without_spinning(void **state)
+{
+    struct bench *bench = *state;
+    struct rusage usage;
+    struct termios mode;
+    int status;
+
+    start(bench, show_input, true, true);
+    assert_int_equal(tcgetattr(bench->master, &mode), 0);
+    assert_int_equal(mode.c_lflag,
+                     bench->before.c_lflag); /* the terminal is not its own to change */
+    type(bench, "a\n", 2);
+    assert_screen(bench,
+                  "a\r\n<61><0a>"); /* the echo at once, the rest when it gets the terminal */
+    type(bench, "\x01x\n", 3);
+    assert_int_equal(wait4(bench->child, &status, 0, &usage), bench->child);
+    bench->child = 0;
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), EXIT_QUIT);
+    assert_int_equal(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec, 0);
+    assert_true(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec < 300000);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, bench_new, bench_free)
@@ -262,6 +305,7 @@ int main(void)
         CASE(the_mode_is_back_after_exit_without_a_close),
         CASE(ctrl_a_x_gets_through_to_a_guest_that_takes_no_input),
         CASE(a_terminal_that_hangs_up_is_no_reason_to_spin),
+        CASE(a_background_job_waits_for_the_terminal_without_spinning),
     };
 #undef CASE
 

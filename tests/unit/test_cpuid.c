@@ -2,8 +2,10 @@
  *
  * Goal:   every leaf that tells of topology agrees with the vCPU's APIC id and the number of vCPUs,
  *         as a guest's own decoding of it would find; everything else stays as KVM gave it.
- * Method: tables made by hand that lie about topology, as a host's own leaves do; decoded here by the
- *         rules of the manuals (Intel SDM 3A 9.9, AMD APM 3 appendix E). With KVM, its own table. */
+ * Method: tables made by hand that lie about topology, as a host's own leaves do; decoded here by
+ * the
+ *         rules of the manuals (Intel SDM 3A 9.9, AMD APM 3 appendix E). With KVM, its own table.
+ *         */
 #include "unit.h"
 
 #include <fcntl.h>
@@ -24,12 +26,9 @@ struct fixed_table {
 static void add(struct fixed_table *table, uint32_t function, uint32_t index, uint32_t eax,
                 uint32_t ebx, uint32_t ecx, uint32_t edx)
 {
-    table->entries[table->header.nent++] = (struct kvm_cpuid_entry2){ .function = function,
-                                                                      .index = index,
-                                                                      .eax = eax,
-                                                                      .ebx = ebx,
-                                                                      .ecx = ecx,
-                                                                      .edx = edx };
+    table->entries[table->header.nent++] = (struct kvm_cpuid_entry2){
+        .function = function, .index = index, .eax = eax, .ebx = ebx, .ecx = ecx, .edx = edx
+    };
 }
 
 /* APIC id 0x55 and odd counts everywhere. */
@@ -256,7 +255,8 @@ static void other_leaves_stay_as_they_were(void **state)
 static void kvm_takes_what_is_made_of_its_own_table(void **state)
 {
     const int kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    struct kvm_cpuid2 *supported = calloc(1, sizeof(*supported) + 512 * sizeof(struct kvm_cpuid_entry2));
+    struct kvm_cpuid2 *supported =
+        calloc(1, sizeof(*supported) + 512 * sizeof(struct kvm_cpuid_entry2));
     struct kvm_cpuid2 *cpuid;
     int vm_fd, vcpu_fd;
 

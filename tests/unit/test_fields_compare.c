@@ -354,11 +354,11 @@ static void volatile_fields_are_compared_only_when_asked_for(void **state)
     struct reports reports = compare(&stasis_x86_machine_table, &a, &b, 0);
 
     (void)state;
-    assert_int_equal(reports.count, 1);
-    assert_report(&reports, 0, "clock.flags", "0x1", "0x2");
+    assert_int_equal(reports.count, 0);
     reports = compare(&stasis_x86_machine_table, &a, &b, STASIS_COMPARE_VOLATILE);
     assert_int_equal(reports.count, 2);
     assert_report(&reports, 0, "clock.clock", "1", "2");
+    assert_report(&reports, 1, "clock.flags", "0x1", "0x2");
 }
 
 static void the_prefix_begins_every_path(void **state)

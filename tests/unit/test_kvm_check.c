@@ -1,8 +1,8 @@
 /*
  * test_kvm_check.c - a host that cannot run a machine is found out, by the name of what it lacks.
  *
- * Goal:   each feature bit that the guest was shown and the host lacks is named; nothing that the host has,
- *         or that says nothing of the host, raises a false alarm.
+ * Goal:   each feature bit that the guest was shown and the host lacks is named; nothing that the
+ *         host has, or that says nothing of the host, raises a false alarm.
  * Method: a made-up host and machine that fit, then one thing at a time taken away. No /dev/kvm.
  */
 #include "unit.h"

@@ -1,8 +1,8 @@
 /*
- * test_kvm_convert.c - KVM's structs and ours carry the same, both ways; and the arithmetic of clocks.
+ * test_kvm_convert.c - KVM's structs and ours carry the same, both ways; arithmetic of clocks.
  *
- * Goal:   ours -> KVM's -> ours is the identity for any content, so no member is dropped or swapped;
- *         the x87 state of old kernels agrees with the XSAVE area; time never runs backwards,
+ * Goal:   ours -> KVM's -> ours is the identity for any content, no member dropped or swapped; the
+ *         x87 state of old kernels agrees with the XSAVE area; time never runs backwards,
  *         overflows or believes nonsense.
  * Method: a machine whose every byte has a number of its own, there and back, compared by its field
  *         tables; edges by hand.

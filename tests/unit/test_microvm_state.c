@@ -1,6 +1,7 @@
 /* test_microvm_state.c - the microVM's configuration in a snapshot.
  *
- * Goal:   what is saved comes back the same; a configuration that contradicts the machine or the memory that it
+ * Goal:   what is saved comes back the same; a configuration that contradicts the machine or the
+ * memory that it
  *         came with, or itself, is refused with a named error before anything is built from it.
  * Method: configurations saved into machines made by hand, then read back beside other facts. */
 #include "unit.h"
@@ -157,7 +158,7 @@ static void vcpus_that_the_machine_has_not_are_refused(void **state)
     struct fixture *fixture = *state;
 
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        struct stasis_machine machine = fixture->machine;
+        struct stasis_machine machine;
 
         fixture->config.machine.vcpu_count = counts[i];
         save(fixture);

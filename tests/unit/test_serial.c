@@ -22,6 +22,7 @@ struct console {
     console_input_fn *input;
     void *input_arg;
     unsigned ready_count; /* calls of console_input_ready() */
+    unsigned flush_count;
 };
 
 void console_write(struct console *console, const uint8_t *bytes, size_t size)
@@ -40,6 +41,12 @@ void console_set_input(struct console *console, console_input_fn *input, void *a
 void console_input_ready(struct console *console)
 {
     console->ready_count++;
+}
+
+void console_flush(struct console *console, unsigned timeout_ms)
+{
+    assert_true(timeout_ms <= 100); /* the guest stands still meanwhile */
+    console->flush_count++;
 }
 
 /* --- bench ---------------------------------------------------------------------------------- */
@@ -460,6 +467,16 @@ static void at_rest_no_input_is_taken(void **state)
     assert_int_equal(type(bench, "abc"), 3);
 }
 
+static void output_goes_out_before_a_save(void **state)
+{
+    struct bench *bench = *state;
+
+    out(bench, DATA, 'x');
+    assert_int_equal(bench->console.flush_count, 0);
+    quiesce(bench);
+    assert_int_equal(bench->console.flush_count, 1);
+}
+
 static void a_new_port_takes_input_only_once_it_runs(void **state)
 {
     struct bench *bench = *state;
@@ -619,6 +636,7 @@ int main(void)
         CASE(out2_lets_the_interrupt_through),
         CASE(a_driver_that_sleeps_until_an_edge_loses_nothing),
         CASE(at_rest_no_input_is_taken),
+        CASE(output_goes_out_before_a_save),
         CASE(a_new_port_takes_input_only_once_it_runs),
         CASE(all_registers_and_bytes_survive_a_save),
         CASE(saves_at_random_lose_and_double_no_byte),

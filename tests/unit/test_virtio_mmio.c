@@ -130,6 +130,17 @@ static unsigned served_count(struct echo *echo)
     return count;
 }
 
+static bool is_idle(void *arg)
+{
+    struct worker *worker = &((struct echo *)arg)->virtio.worker;
+    bool idle;
+
+    pthread_mutex_lock(&worker->lock);
+    idle = !worker->busy && !worker->kicked;
+    pthread_mutex_unlock(&worker->lock);
+    return idle;
+}
+
 static int bench_new(void **state)
 {
     struct bench *bench = calloc(1, sizeof(*bench));
@@ -395,9 +406,8 @@ static void nothing_is_served_before_driver_ok(void **state)
     mmio_write(device, VIRTIO_MMIO_QUEUE_READY, 1);
     post(bench, 0);
     kick(bench);
-    quiesce(bench); /* a round that was due is over */
+    wait_until(is_idle, bench->echo, "the worker");
     assert_int_equal(served_count(bench->echo), 0);
-    start(bench);
     mmio_write(device, VIRTIO_MMIO_STATUS, 15); /* no further kick */
     assert_answered(bench, 0);
 }
@@ -603,6 +613,33 @@ static void reset_returns_when_the_device_has_stopped(void **state)
     assert_int_equal(mmio_read(bench->device, VIRTIO_MMIO_STATUS), 0);
 }
 
+static void *write_ready(void *arg)
+{
+    struct bench *bench = arg;
+
+    mmio_write(bench->device, VIRTIO_MMIO_QUEUE_READY, 1); /* it is: nothing changes */
+    return NULL;
+}
+
+static void what_waited_while_a_register_held_the_device_is_served(void **state)
+{
+    struct bench *bench = *state;
+    pthread_t thread;
+
+    set_gate(bench->echo, true);
+    bring_up(bench, 0);
+    post(bench, 0);
+    post(bench, 1);
+    kick(bench);
+    wait_until(one_waits, bench->echo, "the gate");
+    assert_int_equal(pthread_create(&thread, NULL, write_ready, bench), 0);
+    wait_until(is_held, bench->echo, "the register");
+    set_gate(bench->echo, false);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_answered(bench, 0);
+    assert_answered(bench, 1);
+}
+
 /* --- state ---------------------------------------------------------------------------------- */
 
 static void a_saved_device_goes_on_in_another(void **state)
@@ -769,6 +806,35 @@ static void many_threads_at_once_get_every_chain_answered(void **state)
     assert_int_equal(served_count(bench->echo), 2000);
 }
 
+/* The linker hands the device's question "did one come meanwhile?" to the test, which lets one come
+ * just then, and does not kick. */
+static struct bench *late_bench;
+
+bool __real_virtio_queue_want_kicks(struct virtio_queue *queue);
+bool __wrap_virtio_queue_want_kicks(struct virtio_queue *queue);
+
+bool __wrap_virtio_queue_want_kicks(struct virtio_queue *queue)
+{
+    struct bench *bench = __atomic_exchange_n(&late_bench, NULL, __ATOMIC_SEQ_CST);
+
+    if (bench)
+        post(bench, 1);
+    return __real_virtio_queue_want_kicks(queue);
+}
+
+static void a_chain_that_comes_as_the_device_goes_idle_is_served(void **state)
+{
+    struct bench *bench = *state;
+
+    bring_up(bench, 0);
+    wait_until(is_idle, bench->echo, "the worker");
+    post(bench, 0);
+    __atomic_store_n(&late_bench, bench, __ATOMIC_SEQ_CST);
+    kick(bench);
+    assert_answered(bench, 0);
+    assert_answered(bench, 1);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, bench_new, bench_free)
@@ -794,11 +860,13 @@ int main(void)
         CASE(a_chain_that_is_begun_is_finished_before_rest),
         CASE(after_a_time_out_the_device_goes_on),
         CASE(reset_returns_when_the_device_has_stopped),
+        CASE(what_waited_while_a_register_held_the_device_is_served),
         CASE(a_saved_device_goes_on_in_another),
         CASE(a_device_that_is_being_set_up_goes_on_in_another),
         CASE(hostile_states_are_refused_and_change_nothing),
         CASE(impossible_counters_stop_the_device_and_nothing_else),
         CASE(many_threads_at_once_get_every_chain_answered),
+        CASE(a_chain_that_comes_as_the_device_goes_idle_is_served),
     };
 #undef CASE
 

@@ -1,7 +1,8 @@
 /*
- * kvm_spy.c - an ioctl() that keeps a record and can be told to fail.
+ * kvm_spy.c - an ioctl() that keeps a record, and can be told to fail, as can allocations.
  *
- * The linker hands every ioctl() of the test program and of the library in it to __wrap_ioctl().
+ * The linker hands every ioctl() and allocation of the test program and of the library in it to
+ * the functions here.
  */
 #include "kvm_spy.h"
 
@@ -18,6 +19,8 @@ static struct {
     unsigned long fail_request;
     unsigned fail_nth, fail_seen;
     int fail_errno;
+    unsigned alloc_countdown; /* 0: none is to fail */
+    bool alloc_failed;
 } spy;
 
 void spy_begin(void)
@@ -38,6 +41,17 @@ void spy_fail(unsigned long request, unsigned nth, int errnum)
     spy.fail_nth = nth;
     spy.fail_seen = 0;
     spy.fail_errno = errnum;
+}
+
+void spy_fail_alloc(unsigned nth)
+{
+    spy.alloc_countdown = nth;
+    spy.alloc_failed = false;
+}
+
+bool spy_alloc_failed(void)
+{
+    return spy.alloc_failed;
 }
 
 void spy_end(void)
@@ -79,6 +93,37 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
         return -1;
     }
     return __real_ioctl(fd, request, arg);
+}
+
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__real_reallocarray(void *ptr, size_t count, size_t size);
+void *__wrap_reallocarray(void *ptr, size_t count, size_t size);
+
+static bool should_fail_alloc(void)
+{
+    if (spy.alloc_countdown == 0 || --spy.alloc_countdown > 0)
+        return false;
+    spy.alloc_failed = true;
+    errno = ENOMEM;
+    return true;
+}
+
+void *__wrap_malloc(size_t size)
+{
+    return should_fail_alloc() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return should_fail_alloc() ? NULL : __real_calloc(count, size);
+}
+
+void *__wrap_reallocarray(void *ptr, size_t count, size_t size)
+{
+    return should_fail_alloc() ? NULL : __real_reallocarray(ptr, count, size);
 }
 
 #define NAME(request)                                                                              \

@@ -1,11 +1,12 @@
 /*
  * test_kvm_coverage.c - nothing that KVM keeps for a guest is missed, nor can come to be missed.
  *
- * Goal:   each capability, each reading ioctl, each vCPU attribute and each listed MSR is either captured or
- *         known to need no capture, in the header this is built with and in the kernel it runs on.
- * Method: kvm_known.c says what becomes of each; here it is held against <linux/kvm.h>, read as text,
- *         against KVM_CHECK_EXTENSION for every number, and against the ioctls that a capture makes.
- *         Something newer than the lists fails in the header, and is reported aloud by the kernel.
+ * Goal:   each capability, reading ioctl, vCPU attribute and listed MSR is either captured or known
+ *         to need no capture, in the header this is built with and in the kernel it runs on.
+ * Method: kvm_known.c says what becomes of each; here it is held against <linux/kvm.h>, read as
+ *         text, against KVM_CHECK_EXTENSION for every number, and against the ioctls that a capture
+ *         makes. What is newer than the lists fails when a header has it; a capability that only
+ *         the running kernel has is a skip that names it.
  */
 #include "kvm_known.h"
 #include "kvm_spy.h"
@@ -219,7 +220,7 @@ struct index_list { /* struct kvm_msr_list with room */
     uint32_t indices[2048];
 };
 
-/* Constants of the host, or results of other registers and CPUID: KVM says so in arch/x86/kvm/x86.c. */
+/* Follow from CPUID or from other registers, as the kernel says in arch/x86/kvm/x86.c. */
 static bool is_derived(uint32_t index)
 {
     return (index >= 0x481 && index <= 0x484) || index == 0x487 || index == 0x489;

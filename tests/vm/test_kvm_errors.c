@@ -2,8 +2,8 @@
  * test_kvm_errors.c - every failure of capture and restore has its code, its name and no residue;
  *                     and the system calls come in the order that D9 of doc/design.md lays down.
  *
- * Goal:   whatever ioctl fails, the error names it (and the vCPU), and nothing is handed out or leaks
- *         (under AddressSanitizer). A VM that does not fit the machine is refused before it is touched.
+ * Goal:   whatever ioctl fails, the error names it (and the vCPU), and nothing is handed out or
+ *         leaks (under AddressSanitizer). A VM that does not fit is refused before it is touched.
  * Method: record the ioctls of a good run, then make each of them fail in turn.
  */
 #include "kvm_spy.h"
@@ -141,6 +141,59 @@ static void a_kvm_without_clock_control_for_this_guest_is_fine(void **state)
     test_vm_open(&target, &two_vcpus);
     spy_fail(KVM_KVMCLOCK_CTRL, 0, EINVAL);
     assert_stasis_ok(stasis_kvm_restore(test_kvm_host(), &target.view, &saved, 0, &err), &err);
+}
+
+/* --- memory ------------------------------------------------------------------------------------ */
+
+static int probe_once(struct stasis_error *err)
+{
+    struct stasis_kvm_host *host = NULL;
+    const int r = stasis_kvm_host_probe(source.kvm_fd, &host, err);
+
+    stasis_kvm_host_free(host);
+    return r;
+}
+
+static int capture_once(struct stasis_error *err)
+{
+    struct stasis_machine machine = { 0 };
+    const int r = stasis_kvm_capture(test_kvm_host(), &source.view, &machine, err);
+
+    stasis_machine_release(&machine);
+    return r;
+}
+
+static int restore_once(struct stasis_error *err)
+{
+    return stasis_kvm_restore(test_kvm_host(), &source.view, &saved, 0, err);
+}
+
+/* Fails each allocation that the call makes, one at a time; returns how many there were. */
+static unsigned fail_each_allocation(int (*call)(struct stasis_error *err))
+{
+    for (unsigned nth = 1;; nth++) {
+        struct stasis_error err = { 0 };
+        int r;
+
+        spy_fail_alloc(nth);
+        r = call(&err);
+        if (!spy_alloc_failed()) {
+            spy_fail_alloc(0);
+            assert_stasis_ok(r, &err);
+            return nth - 1;
+        }
+        assert_int_equal(r, -ENOMEM);
+        assert_int_equal(err.code, STASIS_ERR_OUT_OF_MEMORY);
+    }
+}
+
+static void each_allocation_that_fails_is_out_of_memory(void **state)
+{
+    (void)state;
+    open_and_capture(&two_vcpus);
+    assert_true(fail_each_allocation(probe_once) >= 3);
+    assert_true(fail_each_allocation(capture_once) >= 10);
+    assert_true(fail_each_allocation(restore_once) >= 2);
 }
 
 /* --- order ---------------------------------------------------------------------------------- */
@@ -483,6 +536,7 @@ int main(void)
         CASE(each_ioctl_that_fails_fails_the_capture_by_its_name),
         CASE(each_ioctl_that_fails_fails_the_restore_by_its_name),
         CASE(a_kvm_without_clock_control_for_this_guest_is_fine),
+        CASE(each_allocation_that_fails_is_out_of_memory),
         CASE(a_restore_keeps_the_order_of_d9),
         CASE(the_tsc_deadline_is_the_last_msr_of_each_vcpu),
         CASE(capture_and_restore_make_few_system_calls),

@@ -1,7 +1,8 @@
 /*
  * test_kvm_guest.c - a guest goes on in another VM exactly where it was.
  *
- * Goal:   what runs, waits or ticks at capture does so after restore: code, interrupts, timers, clocks.
+ * Goal:   what runs, waits or ticks at capture does so after restore: code, interrupts, timers,
+ *         clocks.
  * Method: a few bytes of real-mode code that say by "out" what they see; captured between two of
  *         them, restored into a second VM with a copy of the memory. Time that passes between
  *         capture and restore is made by moving the saved wall clock back.
@@ -423,6 +424,30 @@ static void a_wall_clock_decades_off_is_not_believed(void **state)
     assert_advanced(0);
 }
 
+/* Writing the wall clock MSR makes KVM store the time of boot, now - kvmclock: kvmclock must be set
+ * by then, or the guest's date would jump by its uptime. */
+static void the_time_of_boot_is_told_by_the_restored_clock(void **state)
+{
+    const uint64_t uptime_s = 1000000;
+    struct kvm_clock_data clock = { .clock = uptime_s * NS_PER_S };
+    struct {
+        uint32_t version, sec, nsec;
+    } boot;
+
+    (void)state;
+    test_vm_open(&source, &test_vm_one_vcpu);
+    must(ioctl(source.vm_fd, KVM_SET_CLOCK, &clock));
+    assert_true(test_vm_set_msr(&source, 0, X86_MSR_WALL_CLOCK_NEW, 0x4000));
+    capture();
+    memset(source.memory + 0x4000, 0, sizeof(boot));
+    restore(0);
+    memcpy(&boot, target.memory + 0x4000, sizeof(boot));
+    if (boot.version == 0)
+        unit_skip("this KVM does not store the time of boot");
+    assert_in_range(boot.sec, kvm_time_realtime() / NS_PER_S - uptime_s - 5,
+                    kvm_time_realtime() / NS_PER_S - uptime_s + 5);
+}
+
 static void a_guest_never_sees_its_tsc_go_back(void **state)
 {
     static const uint8_t code[] = {
@@ -536,6 +561,7 @@ int main(void)
         CASE(stopped_clocks_go_on_from_the_capture),
         CASE(a_host_clock_set_back_does_not_turn_guest_clocks_back),
         CASE(a_wall_clock_decades_off_is_not_believed),
+        CASE(the_time_of_boot_is_told_by_the_restored_clock),
         CASE(a_guest_never_sees_its_tsc_go_back),
         CASE(a_tsc_that_cannot_be_carried_over_is_refused),
         CASE(tscs_in_step_come_back_in_step),
