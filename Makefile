@@ -5,6 +5,7 @@
 #   make demo                     boot a guest, save it, kill it, restore it, and check that it goes on
 #   make test [SUITE=unit]        build and run all tests, or one suite (unit golden cli vm crash linux checks)
 #   make bench                    measure
+#   make bench-memory             measure the memory engine: saves, diffs, chains, with their bounds
 #   make install [DESTDIR=] [PREFIX=/usr/local]
 #   make check-format             is the code formatted as .clang-format says?
 #   make clean                    remove what was built
@@ -31,6 +32,9 @@ demo: all
 bench: all
 	@scripts/bench.sh $(BUILD)
 
+bench-memory: all
+	@$(BUILD)/bench/bench_memory
+
 install: all
 	@scripts/install.sh $(BUILD)
 
@@ -40,4 +44,4 @@ check-format:
 clean:
 	@scripts/build.sh --remove $(BUILD)
 
-.PHONY: all deps test demo bench install check-format clean
+.PHONY: all deps test demo bench bench-memory install check-format clean

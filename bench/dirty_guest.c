@@ -57,8 +57,9 @@ static void build_tables(const struct dirty_guest *guest)
 
 static bool set_long_mode(const struct dirty_guest *guest)
 {
-    const struct kvm_segment flat = { .limit = 0xffffffff, .selector = 0x10, .type = 3,
-                                      .present = 1, .db = 1, .s = 1, .g = 1 };
+    const struct kvm_segment flat = {
+        .limit = 0xffffffff, .selector = 0x10, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1
+    };
     struct kvm_sregs sregs;
 
     if (ioctl(guest->vcpu_fd, KVM_GET_SREGS, &sregs) < 0)
@@ -94,8 +95,9 @@ static bool make_vm(struct dirty_guest *guest)
 
 bool dirty_guest_make(struct dirty_guest *guest, uint64_t size, const char **why)
 {
-    *guest = (struct dirty_guest){ .kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1,
-                                   .region = { .size = size } };
+    *guest = (struct dirty_guest){
+        .kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1, .region = { .size = size }
+    };
     guest->memory = (struct stasis_memory){ .regions = &guest->region, .region_count = 1 };
     guest->region.hva = mmap(NULL, size, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -133,8 +135,9 @@ void dirty_guest_release(struct dirty_guest *guest)
 bool dirty_guest_write(struct dirty_guest *guest, const uint64_t *pages, size_t count,
                        uint64_t value)
 {
-    const struct kvm_regs regs = { .rip = CODE_GPA, .rsi = LIST_GPA, .rbx = value, .rcx = count,
-                                   .rflags = 2 };
+    const struct kvm_regs regs = {
+        .rip = CODE_GPA, .rsi = LIST_GPA, .rbx = value, .rcx = count, .rflags = 2
+    };
     const long run_size = ioctl(guest->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
     struct kvm_run *run;
     bool halted;

@@ -14,7 +14,7 @@
  *   - what opens can be restored, to the bytes that are in the file;
  *   - a machine that opens encodes to bytes that decode to the same machine.
  *
- * Built by clang with -fsanitize=fuzzer; doc/testing.md says how.
+ * A map and layers, which only diffs have, are fuzz_chain.c's.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -211,7 +211,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     file.size = sound.size;
     apply_edits(data + 1, size - 1);
     if ((data[0] & FLAG_CUT) && size >= 4)
-        file.size = (data[1] | data[2] << 8 | (size_t)data[3] << 16) % (sound.size + 1);
+        file.size =
+            ((size_t)data[1] | (size_t)data[2] << 8 | (size_t)data[3] << 16) % (sound.size + 1);
     if (data[0] & FLAG_SEAL_ALL)
         craft_seal(&file);
     else if (data[0] & FLAG_SEAL_ROOT)

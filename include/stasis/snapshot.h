@@ -70,7 +70,7 @@ struct stasis_save_options {
 
     /* Where changes are learned from. A tracker must be armed; it is harvested, and its base becomes
      * the new snapshot once that is on disk. After any failure the pages are dirty again. */
-    struct stasis_tracker *tracker; /* NULL: none; must outlive the save */
+    struct stasis_tracker *tracker; /* NULL: none; must outlive the save; one save at a time */
 
     /* A diff against this snapshot, which must be open until the save has ended and must be what the
      * changes are counted from. NULL: a full snapshot. */
@@ -252,10 +252,13 @@ STASIS_API int stasis_identify(const char *path, const char **ret_format, struct
  * digests and the root that binds them. Guest memory is not read: the cost does not depend on RAM
  * size. The file may be replaced on disk afterwards, the handle keeps the one it opened.
  *
+ * Of a diff no other file is opened here, as its map speaks for the whole chain. What needs the files that
+ * it builds on opens them then, each time, and checks that they are those.
+ *
  * @return 0; -ENOENT; -EACCES; -EINVAL STASIS_ERR_NOT_REGULAR; -EBADMSG STASIS_ERR_BAD_MAGIC,
  *         _TRUNCATED, _CORRUPT, _DIGEST_MISMATCH, _INVALID_MACHINE or _INVALID_MEMORY;
  *         -EPROTONOSUPPORT STASIS_ERR_VERSION or _CRITICAL_SECTION; -EOPNOTSUPP
- *         STASIS_ERR_UNSUPPORTED a diff, or of an unknown digest kind; -E2BIG STASIS_ERR_LIMIT;
+ *         STASIS_ERR_UNSUPPORTED of an unknown kind or digest kind; -E2BIG STASIS_ERR_LIMIT;
  *         -ENOMEM; -EIO
  */
 STASIS_API int stasis_open(const char *path, struct stasis_snapshot **ret_snapshot,
@@ -320,11 +323,14 @@ struct stasis_verify_report {
 };
 
 /**
- * Check every digest of an open snapshot, guest memory included.
+ * Check every digest of an open snapshot, guest memory included, and of every file that its pages come
+ * from.
  *
  * @param options, ret_report  may be NULL; the report is also filled when damage was found
  * @return 0 all is well; -EBADMSG STASIS_ERR_DIGEST_MISMATCH, the text names the first bad block
- *         and its section; -EBADMSG STASIS_ERR_TRUNCATED the file has shrunk; -ECANCELED; -ENOMEM; -EIO
+ *         and its section; -EBADMSG STASIS_ERR_TRUNCATED the file has shrunk; -ENOENT
+ *         STASIS_ERR_PARENT_MISSING, -EINVAL STASIS_ERR_WRONG_PARENT a file of the chain is not there, or
+ *         is another; -ECANCELED; -ENOMEM; -EIO
  */
 STASIS_API int stasis_verify(const struct stasis_snapshot *snapshot,
                              const struct stasis_verify_options *options,
@@ -348,8 +354,9 @@ struct stasis_restore_options {
  * @param options     may be NULL
  * @param ret_memory  regions with their hva; give back with stasis_memory_unmap(). The mapping
  *                    outlives stasis_close(). Untouched on failure.
- * @return 0; -EINVAL unknown mode; -EBADMSG STASIS_ERR_TRUNCATED or _DIGEST_MISMATCH; -EOPNOTSUPP
- *         STASIS_ERR_UNSUPPORTED the host's pages are larger than the file's; -ENOMEM; -EIO
+ * @return 0; -EINVAL unknown mode; -EBADMSG STASIS_ERR_TRUNCATED or _DIGEST_MISMATCH; -ENOENT
+ *         STASIS_ERR_PARENT_MISSING, -EINVAL STASIS_ERR_WRONG_PARENT or _NOT_REGULAR a file of the chain
+ *         is not there, or is another; -ENOMEM; -EIO
  */
 STASIS_API int stasis_restore(const struct stasis_snapshot *snapshot,
                               const struct stasis_restore_options *options,

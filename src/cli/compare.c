@@ -93,9 +93,9 @@ static int print_json(struct answer *answer, const struct stasis_compare_report 
 
     json_object_object_add(object, "ok", json_object_new_boolean(true));
     json_object_object_add(object, "format", cli_json_text("native"));
-    json_object_object_add(object, "equal",
-                           json_object_new_boolean(report->fields_different == 0 &&
-                                                   report->pages_different == 0));
+    json_object_object_add(
+        object, "equal",
+        json_object_new_boolean(report->fields_different == 0 && report->pages_different == 0));
     add_number(object, "fields_different", report->fields_different);
     add_number(object, "pages_compared", report->pages_compared);
     add_number(object, "pages_different", report->pages_different);
@@ -194,8 +194,9 @@ const struct command cmd_compare = {
     .name = "compare",
     .synopsis = "[--volatile] [--json] FILE FILE",
     .summary = "tell what differs between two snapshots",
-    .detail = "Compares machine state field by field and memory page by page. Memory that both have from the\n"
-              "same file of a chain is not read. Lists the first 1000 of each kind and counts all.\n",
+    .detail =
+        "Compares machine state field by field and memory page by page. Memory that both have from the\n"
+        "same file of a chain is not read. Lists the first 1000 of each kind and counts all.\n",
     CLI_OPTIONS(options),
     .run = compare_run,
 };

@@ -54,7 +54,10 @@ static int flatten_run(const struct command *command, int argc, char **argv)
 }
 
 static const struct cli_option options[] = {
-    { .name = "output", .argument = "FILE", .key = 'o', .letter = true,
+    { .name = "output",
+      .argument = "FILE",
+      .key = 'o',
+      .letter = true,
       .help = "the snapshot to write; an existing file is replaced as a whole" },
     { .name = "json", .key = 'j', .help = "answer as one JSON object" },
 };
@@ -63,8 +66,9 @@ const struct command cmd_flatten = {
     .name = "flatten",
     .synopsis = "--output FILE [--json] FILE",
     .summary = "make one full snapshot of a chain of diffs",
-    .detail = "Reads a snapshot and all that it builds on, checks every page against its digest, and writes a\n"
-              "full snapshot of the same machine and memory. It stands alone: the chain may go.\n",
+    .detail =
+        "Reads a snapshot and all that it builds on, checks every page against its digest, and writes a\n"
+        "full snapshot of the same machine and memory. It stands alone: the chain may go.\n",
     CLI_OPTIONS(options),
     .run = flatten_run,
 };

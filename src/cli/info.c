@@ -237,8 +237,9 @@ static int info_run(const struct command *command, int argc, char **argv)
         return cli_misused(command, "expected one FILE, got %d", argc - optind);
     if (stasis_open(argv[optind], &snapshot, &err) < 0)
         return cli_failed_on_file(command, json, argv[optind], &err);
-    result = json ? print_info_json(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot))
-                  : print_info_text(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot));
+    result =
+        json ? print_info_json(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot))
+             : print_info_text(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot));
     stasis_close(snapshot);
     return result;
 }
@@ -251,9 +252,10 @@ const struct command cmd_info = {
     .name = "info",
     .synopsis = "[--json] FILE",
     .summary = "tell what a snapshot is",
-    .detail = "Prints format, version, id, architecture, vCPUs, memory, devices, the host it was saved on and\n"
-              "when. The machine state and the file's structure are checked on the way; guest memory is not\n"
-              "read (see 'stasis verify').\n",
+    .detail =
+        "Prints format, version, id, architecture, vCPUs, memory, devices, the host it was saved on and\n"
+        "when. The machine state and the file's structure are checked on the way; guest memory is not\n"
+        "read (see 'stasis verify').\n",
     CLI_OPTIONS(options),
     .run = info_run,
 };

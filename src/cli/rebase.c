@@ -78,9 +78,15 @@ static int rebase_run(const struct command *command, int argc, char **argv)
 }
 
 static const struct cli_option options[] = {
-    { .name = "parent", .argument = "FILE", .key = 'p', .letter = true,
+    { .name = "parent",
+      .argument = "FILE",
+      .key = 'p',
+      .letter = true,
       .help = "the snapshot to build on from now on" },
-    { .name = "output", .argument = "FILE", .key = 'o', .letter = true,
+    { .name = "output",
+      .argument = "FILE",
+      .key = 'o',
+      .letter = true,
       .help = "the diff to write; without it, the one that was read is replaced" },
     { .name = "json", .key = 'j', .help = "answer as one JSON object" },
 };
@@ -89,8 +95,9 @@ const struct command cmd_rebase = {
     .name = "rebase",
     .synopsis = "--parent FILE [--output FILE] [--json] FILE",
     .summary = "make a snapshot a diff on another parent",
-    .detail = "Writes a diff of the same machine and memory that builds on another snapshot, whose memory must\n"
-              "be laid out alike. Only pages that differ from the new parent's are in it.\n",
+    .detail =
+        "Writes a diff of the same machine and memory that builds on another snapshot, whose memory must\n"
+        "be laid out alike. Only pages that differ from the new parent's are in it.\n",
     CLI_OPTIONS(options),
     .run = rebase_run,
 };

@@ -179,10 +179,10 @@ void capture_release(struct capture *capture)
 struct job {
     struct capture *capture;
     struct progress *progress;
-    uint8_t *copy; /* NULL: only scan */
-    uint64_t copy_max;                   /* pages */
-    atomic_uint_fast64_t copy_next;      /* pages given to slabs so far; may go beyond copy_max */
-    atomic_bool over;                    /* more than copy_max would be needed */
+    uint8_t *copy;                  /* NULL: only scan */
+    uint64_t copy_max;              /* pages */
+    atomic_uint_fast64_t copy_next; /* pages given to slabs so far; may go beyond copy_max */
+    atomic_bool over;               /* more than copy_max would be needed */
 };
 
 /* Guest memory from a page of a slab on, and how many pages of it lie in one piece, up to `count`. */

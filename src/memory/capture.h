@@ -45,15 +45,16 @@ struct capture_slab {
 };
 
 struct capture {
-    struct stasis_memory memory; /* the array is the capture's own; a live one reads through its hva */
-    uint64_t page_count;         /* of RAM */
-    struct capture_slab *slabs;  /* ascending, each with a selected page; the arena's */
+    struct stasis_memory
+        memory;          /* the array is the capture's own; a live one reads through its hva */
+    uint64_t page_count; /* of RAM */
+    struct capture_slab *slabs; /* ascending, each with a selected page; the arena's */
     size_t slab_count;
     uint64_t selected_count; /* pages */
     uint64_t data_count;     /* pages; with zero_count, known once `scanned` */
     uint64_t zero_count;     /* selected pages that are zero */
     bool scanned;            /* `data` of every slab is known */
-    const uint8_t *copy;     /* the copied pages, the arena's; NULL: the bytes are in guest memory */
+    const uint8_t *copy; /* the copied pages, the arena's; NULL: the bytes are in guest memory */
 };
 
 /*

@@ -21,8 +21,8 @@ struct arena_buffer {
 };
 
 struct stasis_arena {
-    struct arena_buffer pages; /* copied guest pages */
-    struct arena_buffer slabs; /* struct capture_slab */
+    struct arena_buffer pages;      /* copied guest pages */
+    struct arena_buffer slabs;      /* struct capture_slab */
     struct stasis_page_set changed; /* what a tracker was harvested into */
     atomic_flag busy;               /* a save is using it */
 };

@@ -65,9 +65,8 @@ int progress_add(struct progress *progress, uint64_t size, struct stasis_error *
     pthread_mutex_lock(&progress->lock);
     progress->part_done += size;
     done = done_now(progress);
-    if (!progress->cancelled &&
-        (done - progress->reported >= PROGRESS_STEP ||
-         (done == progress->total && done > progress->reported)))
+    if (!progress->cancelled && (done - progress->reported >= PROGRESS_STEP ||
+                                 (done == progress->total && done > progress->reported)))
         tell(progress, done);
     cancelled = progress->cancelled;
     pthread_mutex_unlock(&progress->lock);

@@ -40,8 +40,8 @@ static uint64_t pay(struct rate *rate, uint64_t size)
     pthread_mutex_lock(&rate->lock);
     if (rate->free_ns < begin_ns)
         rate->free_ns = begin_ns;
-    rate->free_ns +=
-        (uint64_t)((unsigned __int128)size * SECOND_NS / rate->bytes_per_s); /* slabs: far below 2^64 */
+    rate->free_ns += (uint64_t)((unsigned __int128)size * SECOND_NS /
+                                rate->bytes_per_s); /* slabs: far below 2^64 */
     paid_ns = rate->free_ns;
     pthread_mutex_unlock(&rate->lock);
     return paid_ns;

@@ -71,10 +71,9 @@ __attribute__((target("avx512f"))) static bool zero_steps_avx512(const uint8_t *
 {
     for (size_t off = 0; off < size; off += VECTOR_STEP) {
         const uint8_t *at = bytes + off;
-        const __m512i seen =
-            _mm512_or_si512(_mm512_or_si512(_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64)),
-                            _mm512_or_si512(_mm512_loadu_si512(at + 128),
-                                            _mm512_loadu_si512(at + 192)));
+        const __m512i seen = _mm512_or_si512(
+            _mm512_or_si512(_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64)),
+            _mm512_or_si512(_mm512_loadu_si512(at + 128), _mm512_loadu_si512(at + 192)));
 
         if (_mm512_test_epi64_mask(seen, seen) != 0)
             return false;

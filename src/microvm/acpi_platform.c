@@ -139,6 +139,7 @@ int acpi_platform_new_generation(struct device *device, bool notify, struct stas
     pthread_mutex_lock(&platform->lock);
     memcpy(platform->generation, generation, sizeof(generation));
     memcpy(place, generation, sizeof(generation));
+    guest_memory_written(platform->memory, place, sizeof(generation));
     pthread_mutex_unlock(&platform->lock);
     if (notify)
         post_event(platform, LAYOUT_GED_VMGENID);

@@ -19,14 +19,23 @@
 #include <stasis/machine.h>
 #include <stasis/memory.h>
 
+struct stasis_tracker;
+
 /* Guest RAM as devices and loaders reach it. */
 struct guest_memory {
-    struct stasis_memory ram; /* sorted, at most two regions */
+    struct stasis_memory ram;     /* sorted, at most two regions */
+    struct stasis_tracker *marks; /* to be told of writes by devices; NULL: nobody wants to know */
 };
 
 /* The host address of `size` bytes of guest RAM at `gpa`, or NULL when any of them is not RAM or they cross
  * into another region. Guests change RAM at any time: copy before checking. */
 void *guest_memory_at(const struct guest_memory *memory, uint64_t gpa, uint64_t size);
+
+/* A device has written `size` bytes at `place`, a pointer that came from guest_memory_at(): they are in
+ * the next diff. To be called after each write, before the device comes to rest. What a loader writes
+ * before a guest has run needs it not: there is no snapshot yet that a diff could be counted from. Any
+ * thread, lock-free. */
+void guest_memory_written(const struct guest_memory *memory, const void *place, uint64_t size);
 
 /* One interrupt input of the in-kernel controllers. */
 struct irq_line {

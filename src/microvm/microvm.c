@@ -77,11 +77,46 @@ int microvm_begin(struct microvm *vm, const char *action, unsigned states, struc
     return r;
 }
 
-void microvm_end(struct microvm *vm, enum microvm_state state)
+static void end(struct microvm *vm, enum microvm_state state, bool saving)
 {
     pthread_mutex_lock(&vm->lock);
     vm->state = state;
+    vm->saving = vm->saving || saving;
     vm->action = NULL;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+void microvm_end(struct microvm *vm, enum microvm_state state)
+{
+    end(vm, state, false);
+}
+
+int microvm_begin_save(struct microvm *vm, unsigned states, struct stasis_error *err)
+{
+    int r = microvm_begin(vm, "save", states, err);
+    bool saving;
+
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&vm->lock);
+    saving = vm->saving; /* nobody but a holder of the token sets it */
+    pthread_mutex_unlock(&vm->lock);
+    if (!saving)
+        return 0;
+    microvm_end(vm, vm->state);
+    return stasis_fail(err, STASIS_ERR_BUSY, "save: another save goes on");
+}
+
+void microvm_end_first_part(struct microvm *vm, enum microvm_state state)
+{
+    end(vm, state, true);
+}
+
+void microvm_end_save(struct microvm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->saving = false;
     pthread_cond_broadcast(&vm->changed);
     pthread_mutex_unlock(&vm->lock);
 }
@@ -184,6 +219,8 @@ struct vm_config microvm_vm_config(struct microvm *vm)
     return (struct vm_config){
         .vcpu_count = vm->config.machine.vcpu_count,
         .memory_size = vm->config.machine.memory_size,
+        .pages = vm->config.machine.pages,
+        .track_dirty = vm->config.machine.track_dirty,
         .drives = vm->config.drives,
         .drive_count = vm->config.drives_count,
         .has_entropy = vm->config.has_entropy,
@@ -200,8 +237,15 @@ int microvm_open_console(struct microvm *vm, struct stasis_error *err)
     return console_open(vm->serial, on_console_quit, vm, &vm->console, err);
 }
 
+void microvm_remember_snapshot(struct microvm *vm, const char *path)
+{
+    free(vm->last_snapshot);
+    vm->last_snapshot = path ? realpath(path, NULL) : NULL;
+}
+
 void microvm_take_down(struct microvm *vm)
 {
+    microvm_remember_snapshot(vm, NULL);
     wait_until_done(vm, &vm->prepared); /* a start may fail before it has come so far as to wait */
     vm_release(&vm->vm);
     console_close(vm->console);
@@ -244,10 +288,10 @@ static int load_kernel(struct microvm *vm, const struct vm_config *config, struc
     const struct acpi_config acpi = { .vcpu_count = config->vcpu_count,
                                       .virtio_slots = vm_slots_used(config) };
     struct boot_entry entry;
-    int r = boot_load(&vm->vm.memory, &source, &entry, err);
+    int r = boot_load(&vm->vm.memory.guest, &source, &entry, err);
 
     if (r == 0)
-        r = acpi_tables_write(&vm->vm.memory, &acpi, err);
+        r = acpi_tables_write(&vm->vm.memory.guest, &acpi, err);
     if (r == 0)
         r = set_vcpus(vm, &entry, err);
     if (r == 0)
@@ -398,6 +442,7 @@ static void reboot(struct microvm *vm)
     int r;
 
     vm_release(&vm->vm);
+    microvm_remember_snapshot(vm, NULL); /* what comes has nothing in common with it */
     microvm_forget_event(vm);
     r = microvm_boot(vm, &error);
     if (r == 0)
@@ -445,13 +490,14 @@ static bool has_work(const struct microvm *vm)
            (vm->event != VCPU_EVENT_NONE || atomic_load(&vm->stop_wanted));
 }
 
-/* Take the token when it is free and there is something to do. False: nothing to do. */
+/* Take the token when it is free, no save needs the VM, and there is something to do. False: nothing to
+ * do. */
 static bool take_work(struct microvm *vm, enum vcpu_event *ret_event, struct stasis_error *ret_why)
 {
     bool has;
 
     pthread_mutex_lock(&vm->lock);
-    while (vm->action && has_work(vm))
+    while ((vm->action || vm->saving) && has_work(vm))
         pthread_cond_wait(&vm->changed, &vm->lock);
     has = has_work(vm);
     if (has) {
@@ -595,6 +641,8 @@ void microvm_free(struct microvm *vm)
     fd_close(&vm->wake_fd);
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
+    stasis_arena_free(vm->arena);
+    free(vm->last_snapshot);
     free(vm->serial);
     free(vm);
 }

@@ -5,9 +5,14 @@
  *     NOT_STARTED --start--> RUNNING <--pause/resume--> PAUSED        any --> STOPPED
  *     NOT_STARTED --load---> PAUSED (or RUNNING at once)
  *
- * Every function may be called from any thread; each takes the microvm's lock. While a save runs, pause,
- * resume, save and load fail with STASIS_ERR_BUSY. An action that does not fit the state fails with
- * STASIS_ERR_WRONG_STATE and changes nothing. */
+ * Every function may be called from any thread; each takes the microvm's lock. While one action is
+ * carried out, another fails with STASIS_ERR_BUSY. An action that does not fit the state fails with
+ * STASIS_ERR_WRONG_STATE and changes nothing.
+ *
+ * A save has two parts. In the first the guest stands still, and all else is refused as busy. In the
+ * second, when what was taken is hashed and written, only another save is: the guest may be paused and
+ * resumed. When the guest ends or resets meanwhile, the save is completed first, for it is of a guest that
+ * was still there; microvm_stop() cancels it. */
 #ifndef STASIS_MICROVM_MICROVM_H
 #define STASIS_MICROVM_MICROVM_H
 
@@ -41,9 +46,19 @@ enum microvm_exit {
     MICROVM_EXIT_CRASHED,       /* triple fault, KVM internal error, failed entry: see the error */
 };
 
+/* What guest memory is made of on the host. */
+enum microvm_pages {
+    MICROVM_PAGES_SMALL = 0, /* the host's usual pages */
+    MICROVM_PAGES_THP,       /* the kernel is asked to use large ones where it can */
+    MICROVM_PAGES_2M,        /* from the host's pool of 2 MiB pages, all of them at once */
+};
+
 struct microvm_machine_config {
     uint32_t vcpu_count;  /* 1..MICROVM_VCPU_MAX */
     uint64_t memory_size; /* bytes, multiple of STASIS_PAGE_SIZE, MICROVM_MEMORY_MIN..MAX */
+    /* Of this run alone: snapshots do not keep them. */
+    enum microvm_pages pages; /* MICROVM_PAGES_2M: memory_size is whole pages of these */
+    bool track_dirty;         /* watch what changes, for diffs; costs a little at each first write */
 };
 
 struct microvm_boot_source {
@@ -78,6 +93,8 @@ struct microvm_load_options {
     bool resume;        /* run at once */
     bool verify;        /* check every block of memory first */
     bool clock_stopped; /* guest clocks go on from the save instead of jumping to now */
+    enum microvm_pages pages; /* MICROVM_PAGES_2M: memory is read and copied at once, not mapped */
+    bool track_dirty;         /* diffs may follow; the first one's parent is this snapshot */
 };
 
 /* Times of a load, microseconds since its beginning, for benchmarks and `--timings`. */
@@ -89,8 +106,17 @@ struct microvm_load_report {
     uint64_t first_run_ns; /* the same moment on CLOCK_MONOTONIC, for whoever started the process */
 };
 
+struct microvm_save_options {
+    /* Digest, label, limits, progress. The tracker, the arena and the parent are the microVM's own. */
+    struct stasis_save_options snapshot;
+    bool diff;               /* only what changed since the parent */
+    const char *parent_path; /* of a diff; NULL: the last snapshot saved or loaded here */
+};
+
 struct microvm_save_report {
     struct stasis_save_report snapshot;
+    bool diff;
+    uint8_t parent_id[STASIS_ID_SIZE]; /* of a diff */
     uint64_t pause_us; /* the guest stood still because of this save; 0: it was paused before */
 };
 
@@ -124,9 +150,12 @@ int microvm_load(struct microvm *vm, const char *path, const struct microvm_load
 int microvm_pause(struct microvm *vm, struct stasis_error *err);
 int microvm_resume(struct microvm *vm, struct stasis_error *err);
 
-/* Save to one native file. RUNNING: pauses for as long as it takes and resumes, whatever came of
- * the save; PAUSED: stays paused. `options` and `ret_report` may be NULL. */
-int microvm_save(struct microvm *vm, const char *path, const struct stasis_save_options *options,
+/* Save to one native file. RUNNING: pauses for as long as what is needed is taken, and resumes, whatever
+ * came of it; PAUSED: stays paused. `options` and `ret_report` may be NULL. Errors of stasis_save(), and
+ * for a diff STASIS_ERR_NOT_TRACKED changes were not watched, or not since any snapshot;
+ * STASIS_ERR_WRONG_PARENT they were since another one. After any failure what changed since the parent is
+ * in the next diff. */
+int microvm_save(struct microvm *vm, const char *path, const struct microvm_save_options *options,
                  struct microvm_save_report *ret_report, struct stasis_error *err);
 
 /* Press the guest's power button (ACPI). */

@@ -63,6 +63,17 @@ static int end_setting(struct microvm *vm, int result)
     return result;
 }
 
+#define HUGE_PAGE_SIZE (UINT64_C(2) << 20) /* bytes */
+
+static int check_pages(const struct microvm_machine_config *config, struct stasis_error *err)
+{
+    if (config->pages == MICROVM_PAGES_2M && config->memory_size % HUGE_PAGE_SIZE != 0)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "%" PRIu64 " bytes of memory are not whole pages of 2 MiB",
+                           config->memory_size);
+    return 0;
+}
+
 static int check_machine(const struct microvm_machine_config *config, struct stasis_error *err)
 {
     if (config->vcpu_count < 1 || config->vcpu_count > MICROVM_VCPU_MAX)
@@ -74,7 +85,7 @@ static int check_machine(const struct microvm_machine_config *config, struct sta
                            "%" PRIu64 " bytes of memory: must be whole pages of %u bytes, 1 MiB to "
                            "64 GiB",
                            config->memory_size, STASIS_PAGE_SIZE);
-    return 0;
+    return check_pages(config, err);
 }
 
 int microvm_set_machine(struct microvm *vm, const struct microvm_machine_config *config,

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <stasis/dirty.h>
 #include <stasis/kvm.h>
 #include <stasis/snapshot.h>
 
@@ -101,6 +102,8 @@ static int read_snapshot(struct load *load, const char *path, struct microvm_con
     r = microvm_config_load(machine, stasis_snapshot_info(load->snapshot), ret_config, err);
     if (r == 0)
         r = settle_drives(ret_config, machine, load->options, err);
+    ret_config->machine.pages = load->options->pages;
+    ret_config->machine.track_dirty = load->options->track_dirty;
     load->report.opened_us = elapsed_us(load);
     return r;
 }
@@ -116,6 +119,10 @@ static int build(struct load *load, struct stasis_error *err)
         r = stasis_restore(load->snapshot, &restore, &memory, err);
     if (r == 0)
         r = vm_build(&load->vm->vm, &load->vm->host, &config, &memory, err);
+    /* From here on, also our own: the new generation makes the memory differ from the snapshot. */
+    if (r == 0 && load->vm->vm.memory.tracker)
+        stasis_tracker_set_base(load->vm->vm.memory.tracker,
+                                stasis_snapshot_info(load->snapshot)->id);
     load->report.created_us = elapsed_us(load);
     return r;
 }
@@ -195,6 +202,8 @@ static int load_all(struct load *load, const char *path, struct microvm_config *
         r = run(load, err);
     if (r == 0)
         r = microvm_enter_sandbox(vm, err);
+    if (r == 0 && load->options->track_dirty)
+        microvm_remember_snapshot(vm, path);
     return r;
 }
 

@@ -3,8 +3,11 @@
  * One lock for what is short, one token for what is long: an action that builds, stops or saves the
  * VM takes `action` under the lock (microvm_begin), works without the lock, and gives it back
  * (microvm_end). Whoever holds the token, and nobody else, touches `vm`, `host` and the
- * configuration; the lock protects everything else. So get_state answers while a save of minutes
- * runs, and a second save is told that there is one.
+ * configuration; the lock protects everything else. So get_state answers while a long action goes
+ * on, and a second one is told that there is one.
+ *
+ * The second part of a save goes without the token (microvm_save.c): of `vm` it uses the tracker,
+ * which nobody else does meanwhile, and `saving` keeps the VM from being taken down.
  *
  * A supervisor thread waits for the guest's own events (power-off, reset, crash) and for
  * microvm_stop(), and does what they ask when the token is free. Before that it opens KVM, makes an
@@ -47,6 +50,7 @@ struct microvm {
     pthread_cond_t changed;
     enum microvm_state state;
     const char *action; /* the token: NULL when free, or the name of what goes on */
+    bool saving;        /* a save is in its second part */
     bool prepared;      /* the supervisor has opened KVM and made an empty VM, or failed to */
     bool probed;        /* and has looked at the host, or failed to */
 
@@ -55,6 +59,8 @@ struct microvm {
     struct vm_host host;
     struct vm vm;
     struct console *console;
+    char *last_snapshot; /* path of the last one saved or loaded by this VM; NULL: none. Also by `saving` */
+    struct stasis_arena *arena; /* of the diffs; NULL: none yet. Also by `saving` */
 
     /* With the lock: the first event of this VM, until the supervisor has dealt with it. */
     enum vcpu_event event;
@@ -80,6 +86,11 @@ int microvm_begin(struct microvm *vm, const char *action, unsigned states,
                   struct stasis_error *err);
 /* Give it back and go to `state`. */
 void microvm_end(struct microvm *vm, enum microvm_state state);
+/* Take the token for a save: STASIS_ERR_BUSY also while another is in its second part. */
+int microvm_begin_save(struct microvm *vm, unsigned states, struct stasis_error *err);
+/* Give the token back with the second part still to do, and tell that it is done. */
+void microvm_end_first_part(struct microvm *vm, enum microvm_state state);
+void microvm_end_save(struct microvm *vm);
 
 /* All below with the token. */
 
@@ -102,6 +113,8 @@ void microvm_take_down(struct microvm *vm);
 /* A VM that failed to come up may have had its event already; it dies with it. */
 void microvm_forget_event(struct microvm *vm);
 void microvm_set_config(struct microvm *vm, const struct microvm_config *config);
+/* Remember the parent of the next diff. Where there is no memory for it, none is known. */
+void microvm_remember_snapshot(struct microvm *vm, const char *path);
 /* Turn the sandbox on unless the options say no. */
 int microvm_enter_sandbox(struct microvm *vm, struct stasis_error *err);
 

@@ -118,6 +118,7 @@ static int serve_one(struct virtio_device *virtio, struct virtio_queue *queue)
     r = virtio->class->serve(virtio, &virtio->chain, &written_size);
     if (r < 0)
         return r;
+    virtio_queue_written(queue, &virtio->chain, written_size);
     virtio_queue_push(queue, virtio->chain.head, written_size);
     if (virtio_queue_wants_interrupt(queue)) {
         pthread_mutex_lock(&virtio->lock);

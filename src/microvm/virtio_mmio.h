@@ -28,7 +28,8 @@ struct virtio_class {
     uint32_t device_id; /* VIRTIO_ID_* */
     uint32_t queue_count;
     /* Do what one chain asks for, on the worker. -EBADMSG: a chain that makes no sense, the device
-     * then asks for a reset; otherwise 0 and the bytes written into the chain's buffers. */
+     * then asks for a reset, and nothing may have been written; otherwise 0 and the bytes written into
+     * the chain's buffers: nothing beyond them may have been. */
     int (*serve)(struct virtio_device *virtio, const struct virtio_chain *chain,
                  uint32_t *ret_written_size);
 };

@@ -37,9 +37,11 @@ static uint16_t area_load(const uint16_t *place, int order)
     return le16toh(__atomic_load_n(place, order));
 }
 
-static void area_store(uint16_t *place, uint16_t value, int order)
+/* Into the device area, the only one of the three that is ours to write. */
+static void area_store(const struct virtio_queue *queue, uint16_t *place, uint16_t value, int order)
 {
     __atomic_store_n(place, htole16(value), order);
+    guest_memory_written(queue->memory, place, sizeof(*place));
 }
 
 /* used_event: the driver wants an interrupt once next_used passes it. */
@@ -196,14 +198,29 @@ int virtio_queue_pop(struct virtio_queue *queue, struct virtio_chain *ret_chain)
     return 1;
 }
 
+void virtio_queue_written(const struct virtio_queue *queue, const struct virtio_chain *chain,
+                          uint32_t written_size)
+{
+    const struct iovec *iov = chain->iov + chain->out_count;
+    uint64_t left = written_size;
+
+    for (size_t i = 0; i < chain->in_count && left > 0; i++) {
+        const uint64_t size = iov[i].iov_len < left ? iov[i].iov_len : left;
+
+        guest_memory_written(queue->memory, iov[i].iov_base, size);
+        left -= size;
+    }
+}
+
 void virtio_queue_push(struct virtio_queue *queue, uint16_t head, uint32_t written_size)
 {
     const struct vring_used_elem element = { .id = htole32(head), .len = htole32(written_size) };
     const uint16_t slot = queue->next_used % queue->size;
 
     memcpy(&queue->device_area[AREA_RING + 4 * slot], &element, sizeof(element));
+    guest_memory_written(queue->memory, &queue->device_area[AREA_RING + 4 * slot], sizeof(element));
     queue->next_used++;
-    area_store(&queue->device_area[AREA_IDX], queue->next_used, __ATOMIC_SEQ_CST);
+    area_store(queue, &queue->device_area[AREA_IDX], queue->next_used, __ATOMIC_SEQ_CST);
 }
 
 bool virtio_queue_wants_interrupt(struct virtio_queue *queue)
@@ -224,15 +241,15 @@ void virtio_queue_suppress_kicks(struct virtio_queue *queue)
 {
     /* With event indices the old avail_event does it: the driver is past it already. */
     if (!queue->event_idx)
-        area_store(&queue->device_area[AREA_FLAGS], VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+        area_store(queue, &queue->device_area[AREA_FLAGS], VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
 }
 
 bool virtio_queue_want_kicks(struct virtio_queue *queue)
 {
     if (queue->event_idx)
-        area_store(avail_event_of(queue), queue->next_avail, __ATOMIC_SEQ_CST);
+        area_store(queue, avail_event_of(queue), queue->next_avail, __ATOMIC_SEQ_CST);
     else
-        area_store(&queue->device_area[AREA_FLAGS], 0, __ATOMIC_SEQ_CST);
+        area_store(queue, &queue->device_area[AREA_FLAGS], 0, __ATOMIC_SEQ_CST);
     return area_load(&queue->driver_area[AREA_IDX], __ATOMIC_SEQ_CST) != queue->next_avail;
 }
 

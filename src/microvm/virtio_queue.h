@@ -63,6 +63,11 @@ int virtio_queue_enable(struct virtio_queue *queue, const struct guest_memory *m
 /* 1 and a chain; 0 nothing there; -EBADMSG the guest broke the rules. The queue must be ready. */
 int virtio_queue_pop(struct virtio_queue *queue, struct virtio_chain *ret_chain);
 
+/* The first `written_size` bytes to write of a chain may have been written: they are in the next diff.
+ * Comes before virtio_queue_push(). */
+void virtio_queue_written(const struct virtio_queue *queue, const struct virtio_chain *chain,
+                          uint32_t written_size);
+
 /* Give a chain back, of which the first `written_size` bytes to write have been written. */
 void virtio_queue_push(struct virtio_queue *queue, uint16_t head, uint32_t written_size);
 

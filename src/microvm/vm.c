@@ -1,7 +1,7 @@
 /*
  * vm.c - builds a KVM virtual machine and takes it down again.
  *
- *     KVM_CREATE_VM -> RAM -> irqchip, PIT -> vCPUs -> devices on the bus -> threads (parked)
+ *     KVM_CREATE_VM -> RAM, tracking -> irqchip, PIT -> vCPUs -> devices -> threads (parked)
  *     vm_prepare()     vm_build()
  *
  * The same order for a boot and for a restore, so that a restored VM is the same machine. What KVM
@@ -11,10 +11,8 @@
  * down goes the other way: threads that touch RAM end first, RAM is unmapped last.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -24,95 +22,6 @@ void vm_init(struct vm *vm)
 {
     memset(vm, 0, sizeof(*vm));
     vm->fd = -1;
-}
-
-/* --- RAM ------------------------------------------------------------------------------------ */
-
-size_t vm_layout_memory(uint64_t memory_size, struct stasis_region regions[2])
-{
-    const uint64_t low_size = memory_size < LAYOUT_LOW_RAM_MAX ? memory_size : LAYOUT_LOW_RAM_MAX;
-
-    regions[0] = (struct stasis_region){ .gpa = 0, .size = low_size };
-    if (low_size == memory_size)
-        return 1;
-    regions[1] =
-        (struct stasis_region){ .gpa = LAYOUT_HIGH_RAM_GPA, .size = memory_size - low_size };
-    return 2;
-}
-
-/* Pages come when they are touched: the size is a promise, not a cost. */
-static int map_fresh_memory(struct vm *vm, uint64_t memory_size, struct stasis_error *err)
-{
-    struct stasis_region regions[2];
-    const size_t count = vm_layout_memory(memory_size, regions);
-
-    vm->memory.ram.regions = vm->regions;
-    for (size_t i = 0; i < count; i++) {
-        void *hva = mmap(NULL, (size_t)regions[i].size, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-        if (hva == MAP_FAILED)
-            return stasis_fail_errno(err, "map %" PRIu64 " bytes of guest memory", regions[i].size);
-        regions[i].hva = hva;
-        vm->regions[vm->memory.ram.region_count++] = regions[i];
-    }
-    return 0;
-}
-
-static void unmap_memory(struct vm *vm)
-{
-    if (vm->memory_restored) {
-        stasis_memory_unmap(&vm->memory.ram);
-        return;
-    }
-    for (size_t i = 0; i < vm->memory.ram.region_count; i++)
-        munmap(vm->regions[i].hva, (size_t)vm->regions[i].size);
-}
-
-/* A guest's RAM is not for the host's core files. */
-static void keep_out_of_dumps(const struct vm *vm)
-{
-    for (size_t i = 0; i < vm->memory.ram.region_count; i++) {
-        const struct stasis_region *region = &vm->memory.ram.regions[i];
-
-        (void)madvise(region->hva, (size_t)region->size, MADV_DONTDUMP);
-    }
-}
-
-static int set_memory_slots(const struct vm *vm, struct stasis_error *err)
-{
-    for (uint32_t i = 0; i < vm->memory.ram.region_count; i++) {
-        const struct stasis_region *region = &vm->memory.ram.regions[i];
-        const struct kvm_userspace_memory_region slot = {
-            .slot = i,
-            .guest_phys_addr = region->gpa,
-            .memory_size = region->size,
-            .userspace_addr = (uint64_t)(uintptr_t)region->hva,
-        };
-
-        if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
-            return stasis_fail_errno_as(err, STASIS_ERR_KVM,
-                                        "KVM_SET_USER_MEMORY_REGION 0x%" PRIx64 " + %" PRIu64,
-                                        region->gpa, region->size);
-    }
-    return 0;
-}
-
-static int add_memory(struct vm *vm, const struct vm_config *config, struct stasis_memory *memory,
-                      struct stasis_error *err)
-{
-    if (memory) {
-        vm->memory.ram = *memory;
-        vm->memory_restored = true;
-        *memory = (struct stasis_memory){ 0 };
-    } else {
-        const int r = map_fresh_memory(vm, config->memory_size, err);
-
-        if (r < 0)
-            return r;
-    }
-    keep_out_of_dumps(vm);
-    return set_memory_slots(vm, err);
 }
 
 /* --- KVM's own parts ------------------------------------------------------------------------ */
@@ -249,7 +158,7 @@ static int add_platform(struct vm *vm, struct stasis_error *err)
                                   { LAYOUT_I8042_PORT, 1 },
                                   { LAYOUT_I8042_PORT + 4, 1 } };
     struct device *device;
-    int r = acpi_platform_new(&irq, &vm->memory, &events, &device, err);
+    int r = acpi_platform_new(&irq, &vm->memory.guest, &events, &device, err);
 
     if (r < 0)
         return r;
@@ -284,7 +193,7 @@ static int add_drive(struct vm *vm, const struct vm_drive *drive, struct stasis_
                                               .path = drive->path,
                                               .read_only = drive->read_only };
     struct device *device;
-    const int r = virtio_blk_new(&config, &irq, &vm->memory, drive->size_expected, &device, err);
+    const int r = virtio_blk_new(&config, &irq, &vm->memory.guest, drive->size_expected, &device, err);
 
     return r < 0 ? r : add_virtio(vm, device, drive->slot, err);
 }
@@ -293,7 +202,7 @@ static int add_entropy(struct vm *vm, struct stasis_error *err)
 {
     const struct irq_line irq = virtio_irq(vm, VM_ENTROPY_SLOT);
     struct device *device;
-    const int r = virtio_rng_new(&irq, &vm->memory, &device, err);
+    const int r = virtio_rng_new(&irq, &vm->memory.guest, &device, err);
 
     return r < 0 ? r : add_virtio(vm, device, VM_ENTROPY_SLOT, err);
 }
@@ -331,7 +240,9 @@ int vm_build(struct vm *vm, const struct vm_host *host, const struct vm_config *
     vm->event_arg = config->event_arg;
     r = vm_prepare(vm, host, err);
     if (r == 0)
-        r = add_memory(vm, config, memory, err);
+        r = vm_memory_add(&vm->memory, vm->fd, config->memory_size, config->pages, memory, err);
+    if (r == 0 && config->track_dirty)
+        r = vm_memory_track(&vm->memory, vm->fd, err);
     if (r == 0)
         r = create_interrupt_controllers(vm, err);
     if (r == 0)
@@ -350,8 +261,9 @@ void vm_release(struct vm *vm)
     vcpu_set_release(&vm->vcpus);
     while (vm->device_count > 0)
         device_free(vm->devices[--vm->device_count]);
+    vm_memory_untrack(&vm->memory);
     fd_close(&vm->fd);
-    unmap_memory(vm);
+    vm_memory_remove(&vm->memory);
     vm_init(vm);
 }
 

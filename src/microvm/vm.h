@@ -19,6 +19,7 @@
 #include "microvm/layout.h"
 #include "microvm/vcpu.h"
 #include "microvm/vm_host.h"
+#include "microvm/vm_memory.h"
 
 #define VM_ENTROPY_SLOT (LAYOUT_VIRTIO_SLOTS - 1) /* the last; drives have the others */
 #define VM_DEVICE_MAX (2 + LAYOUT_VIRTIO_SLOTS)   /* serial, platform, one per slot */
@@ -34,6 +35,8 @@ struct vm_drive {
 struct vm_config {
     uint32_t vcpu_count;
     uint64_t memory_size; /* bytes; not looked at when there is `memory` */
+    enum microvm_pages pages;
+    bool track_dirty; /* watch what changes in memory, from before anything of a guest runs */
     const struct vm_drive *drives;
     size_t drive_count;
     bool has_entropy;
@@ -44,9 +47,7 @@ struct vm_config {
 
 struct vm {
     int fd;
-    struct guest_memory memory;
-    struct stasis_region regions[2]; /* of memory.ram, where the RAM is our own */
-    bool memory_restored;            /* memory.ram came from stasis_restore() */
+    struct vm_memory memory;
     struct bus bus;
     struct device *devices[VM_DEVICE_MAX];
     size_t device_count;
@@ -71,8 +72,6 @@ int vm_prepare(struct vm *vm, const struct vm_host *host, struct stasis_error *e
 int vm_build(struct vm *vm, const struct vm_host *host, const struct vm_config *config,
              struct stasis_memory *memory, struct stasis_error *err);
 
-/* The two regions of a memory of this size; returns how many. */
-size_t vm_layout_memory(uint64_t memory_size, struct stasis_region regions[2]);
 /* Bit n: something is in virtio slot n. */
 uint32_t vm_slots_used(const struct vm_config *config);
 /* The view that libstasis wants; valid as long as the VM. */

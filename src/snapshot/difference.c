@@ -30,7 +30,8 @@ struct side {
 
 struct walk {
     struct side a, b;
-    uint32_t *a_layer_of; /* of each of b's layers: the one of a that is the same file, or NO_LAYER */
+    uint32_t
+        *a_layer_of; /* of each of b's layers: the one of a that is the same file, or NO_LAYER */
     struct progress *progress;
     difference_run_fn *on_run;
     void *arg;
@@ -42,8 +43,9 @@ int difference_check_layout(const struct stasis_snapshot *a, const struct stasis
     const struct stasis_memory *x = &a->image->memory, *y = &b->image->memory;
 
     if (x->region_count != y->region_count)
-        return stasis_fail(err, STASIS_ERR_LAYOUT_MISMATCH, "one has %zu memory regions, the other %zu",
-                           x->region_count, y->region_count);
+        return stasis_fail(err, STASIS_ERR_LAYOUT_MISMATCH,
+                           "one has %zu memory regions, the other %zu", x->region_count,
+                           y->region_count);
     for (size_t i = 0; i < x->region_count; i++) {
         if (x->regions[i].gpa != y->regions[i].gpa || x->regions[i].size != y->regions[i].size)
             return stasis_fail(err, STASIS_ERR_LAYOUT_MISMATCH,
@@ -134,8 +136,8 @@ static int tell_runs(const struct walk *walk, uint64_t first_page, uint64_t page
 
     for (uint64_t i = 0; r == 0 && i <= page_count; i++) {
         const size_t off = (size_t)i * STASIS_PAGE_SIZE;
-        const bool differs = i < page_count && memcmp(walk->a.buf + off, walk->b.buf + off,
-                                                      STASIS_PAGE_SIZE) != 0;
+        const bool differs =
+            i < page_count && memcmp(walk->a.buf + off, walk->b.buf + off, STASIS_PAGE_SIZE) != 0;
 
         if (differs) {
             bytes += count_bytes(walk->a.buf + off, walk->b.buf + off);

@@ -154,8 +154,8 @@ static int flush(const struct mapping *mapping, struct batch *batch, struct stas
     return 0;
 }
 
-static int copy_piece(const struct mapping *mapping, uint8_t *hva, uint64_t size,
-                      uint64_t file_off, struct batch *batch, struct stasis_error *err)
+static int copy_piece(const struct mapping *mapping, uint8_t *hva, uint64_t size, uint64_t file_off,
+                      struct batch *batch, struct stasis_error *err)
 {
     int r;
 
@@ -407,8 +407,8 @@ int mapping_make(const struct format_codec *codec, const struct format_image *im
                                .layer = { .fd = -1 } };
     int r;
 
-    if ((r = reserve(image, &mapping.memory, err)) < 0 ||
-        (r = put_flat_layer(&mapping, err)) < 0 || (r = put_other_layers(&mapping, err)) < 0) {
+    if ((r = reserve(image, &mapping.memory, err)) < 0 || (r = put_flat_layer(&mapping, err)) < 0 ||
+        (r = put_other_layers(&mapping, err)) < 0) {
         stasis_memory_unmap(&mapping.memory);
         return r;
     }

@@ -349,8 +349,8 @@ int stasis_save(const char *path, const struct stasis_machine *machine,
 }
 
 int stasis_save_fd(int fd, const struct stasis_machine *machine, const struct stasis_memory *memory,
-                   const struct stasis_save_options *options,
-                   struct stasis_save_report *ret_report, struct stasis_error *err)
+                   const struct stasis_save_options *options, struct stasis_save_report *ret_report,
+                   struct stasis_error *err)
 {
     const struct stasis_save_options one_step = in_one_step(options);
     struct stasis_save_job *job = NULL;

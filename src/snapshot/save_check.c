@@ -101,8 +101,8 @@ static int check_changes(const struct stasis_save_options *options, struct stasi
     return 0;
 }
 
-static int check_diff(const struct stasis_memory *memory,
-                      const struct stasis_save_options *options, struct stasis_error *err)
+static int check_diff(const struct stasis_memory *memory, const struct stasis_save_options *options,
+                      struct stasis_error *err)
 {
     int r;
 

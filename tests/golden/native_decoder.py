@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A second reader of native snapshots, written from doc/format/native.md and nothing else.
 
-    native_decoder.py FILE     everything in FILE as JSON, all digests checked
+    native_decoder.py FILE     everything in FILE as JSON, all digests checked, in a diff of all layers
 
 Where it refuses a file, the JSON is {"error": NAME, "message": TEXT} and the exit status 1. The names
 are those in brackets on the page, so that two readers can be held against each other.
@@ -9,6 +9,7 @@ are those in brackets on the page, so that two readers can be held against each 
 import ctypes
 import hashlib
 import json
+import os
 import struct
 import sys
 
@@ -30,6 +31,14 @@ SECTIONS = {
     5: ("digests", False, CHUNKED, 4 * KIB, 4 * KIB, None),
     6: ("digest index", False, WHOLE, 0, 4 * KIB, None),
 }
+DIFF_SECTIONS = dict(SECTIONS)
+DIFF_SECTIONS.update({
+    1: ("memory", True, CHUNKED, PAGE, 4 * KIB, 1 << 46),
+    7: ("extents", True, WHOLE, 0, 4 * KIB, 1 << 30),
+    8: ("layers", True, WHOLE, 0, 4 * KIB, 64 * MIB),
+})
+FULL, DIFF = 1, 2
+DATA, ZERO = 1, 2
 
 
 class Refused(Exception):
@@ -76,30 +85,29 @@ def is_zero(data):
 
 
 class Section:
-    def __init__(self, entry):
+    def __init__(self, entry, types):
         (self.type, self.version, self.flags, self.file_off, self.size, self.method, reserved_1,
          self.chunk_size, self.digest_section, reserved_2, self.digest,
          reserved_3) = struct.unpack("<IHHQQHHII28s32s32s", entry)
         self.clean = (reserved_1 == 0 and is_zero(reserved_2) and is_zero(reserved_3)
                       and self.flags & ~CRITICAL == 0)
-        self.known = self.type in SECTIONS and self.version == 1 and self.method in (WHOLE, CHUNKED)
-        self.name = SECTIONS[self.type][0] if self.type in SECTIONS else "section %#x" % self.type
+        self.known = self.type in types and self.version == 1 and self.method in (WHOLE, CHUNKED)
+        self.name = types[self.type][0] if self.type in types else "section %#x" % self.type
 
     def chunk_count(self):
         return -(-self.size // self.chunk_size)
 
 
-class Snapshot:
+class File:
+    """One file: its superblock, table and digests."""
+
     def __init__(self, path):
+        self.path = path
         self.file = open(path, "rb")
         self.file.seek(0, 2)
         self.length = self.file.tell()
         self.read_superblock()
         self.read_table()
-        self.machine = self.read_map(2)
-        self.layout = self.read_layout()
-        self.meta = self.read_map(4)
-        self.damage = self.check_all_digests()
 
     def read(self, file_off, size):
         self.file.seek(file_off)
@@ -126,12 +134,14 @@ class Snapshot:
          self.root) = struct.unpack_from("<IIIHHIIIQQQ32s", head, 12)
         check((superblock_size, page, block, entry_size) == (4096, PAGE, BLOCK, 128), "Corrupt",
               "a size that version 1 fixes is another")
-        check(self.kind == 1, "Unsupported", "kind %d" % self.kind)
+        check(self.kind == FULL or self.kind == DIFF and self.minor >= 1, "Unsupported",
+              "kind %d" % self.kind)
+        self.types = DIFF_SECTIONS if self.kind == DIFF else SECTIONS
         check(digest_kind in DIGEST_KINDS, "Unsupported", "digest kind %d" % digest_kind)
         self.digest_name, self.digest_size = DIGEST_KINDS[digest_kind]
         check(1 <= self.section_count <= 64, "LimitExceeded", "%d sections" % self.section_count)
         self.check_range(self.table_off, 128 * self.section_count, "section table")
-        if self.minor == 0:
+        if self.minor <= 1:
             check(reserved_1 == 0 and reserved_2 == 0 and is_zero(head[96:4064]), "Corrupt",
                   "reserved bytes of the superblock")
         check(self.length >= self.file_size, "Truncated", "shorter than it says")
@@ -147,12 +157,12 @@ class Snapshot:
         table = self.read(self.table_off, 128 * self.section_count)
         bound = b"stasis-root-v1\0\0" + self.superblock[8:64] + table
         check(sha256(bound) == self.root, "DigestMismatch", "section table: digest mismatch")
-        self.sections = [Section(table[i:i + 128]) for i in range(0, len(table), 128)]
+        self.sections = [Section(table[i:i + 128], self.types) for i in range(0, len(table), 128)]
         for index, section in enumerate(self.sections):
-            check(section.clean or self.minor > 0, "Corrupt", "reserved bits of an entry")
+            check(section.clean or self.minor > 1, "Corrupt", "reserved bits of an entry")
         for index, section in enumerate(self.sections):
             self.check_section(index, section)
-        for number, (name, required, *_) in SECTIONS.items():
+        for number, (name, required, *_) in self.types.items():
             check(not required or self.find(number), "Corrupt", "no %s section" % name)
 
     def find(self, number):
@@ -162,7 +172,7 @@ class Snapshot:
         if not section.known:
             check(not section.flags & CRITICAL, "UnknownCriticalSection", section.name)
         else:
-            _, _, method, chunk_size, align, limit = SECTIONS[section.type]
+            _, _, method, chunk_size, align, limit = self.types[section.type]
             check(limit is None or section.size <= limit, "LimitExceeded", section.name)
             check((section.method, section.chunk_size) == (method, chunk_size)
                   and section.file_off % align == 0, "Corrupt", section.name)
@@ -188,39 +198,13 @@ class Snapshot:
         check(digests.size == section.chunk_count() * self.digest_size
               and digests.digest == section.digest, "Corrupt", section.name + ": its digests")
 
-    # --- the small sections ---
-
-    def read_map(self, number):
+    def read_whole(self, number):
         section = self.find(number)
         if section is None:
             return None
         data = self.read(section.file_off, section.size)
         check(sha256(data) == section.digest, "DigestMismatch", section.name + ": digest mismatch")
-        try:
-            value = cbor2.loads(data)
-        except Exception as error:
-            raise Refused("Corrupt", "%s: %s" % (section.name, error))
-        check(isinstance(value, dict), "Corrupt", section.name + " is not a map")
-        return value
-
-    def read_layout(self):
-        layout = self.read_map(3)
-        check("data_size" in layout and "regions" in layout, "Corrupt", "layout: a missing key")
-        end = total = 0
-        check(len(layout["regions"]) >= 1, "InvalidMemoryLayout", "no regions")
-        check(len(layout["regions"]) <= 1024, "LimitExceeded", "too many regions")
-        for region in layout["regions"]:
-            gpa, size = region["gpa"], region["size"]
-            check(size > 0 and gpa % PAGE == 0 and size % PAGE == 0, "InvalidMemoryLayout",
-                  "a region is not of whole pages")
-            check(size <= 1 << 46, "LimitExceeded", "a region is too large")
-            check(end <= gpa and gpa + size < 1 << 64, "InvalidMemoryLayout", "regions overlap")
-            end = gpa + size
-            total += size
-        check(total <= 1 << 46, "LimitExceeded", "too much memory")
-        check(layout["data_size"] <= total and total == self.find(1).size, "InvalidMemoryLayout",
-              "the regions are %d bytes" % total)
-        return layout
+        return data
 
     # --- digests ---
 
@@ -249,23 +233,182 @@ class Snapshot:
             if self.chunk_digest(data) != expected[at:at + self.digest_size]:
                 yield chunk
 
+class Layer:
+    """An entry of section layers."""
+
+    def __init__(self, data, at):
+        check(at + 72 <= len(data), "Corrupt", "the section ends within a layer")
+        (self.root, self.kind, path_size, reserved_1, self.file_size, self.memory_off,
+         self.memory_size, reserved_2) = struct.unpack_from("<32sHHIQQQQ", data, at)
+        self.end = at + 72 + path_size
+        check(self.end <= len(data), "Corrupt", "the section ends within a path")
+        self.path = data[at + 72:self.end]
+        check(reserved_1 == 0 and reserved_2 == 0, "Corrupt", "reserved bytes of a layer")
+        check(1 <= path_size <= 4095 and self.path[:1] != b"/" and b"\0" not in self.path, "Corrupt",
+              "a layer's path")
+        check(self.kind in (FULL, DIFF), "Corrupt", "kind of a layer")
+        check(self.memory_off >= 4096 and self.memory_size % PAGE == 0
+              and self.memory_off % (2 * MIB if self.kind == FULL else 4 * KIB) == 0
+              and self.memory_size <= 1 << 46
+              and self.memory_off + self.memory_size <= self.file_size, "Corrupt",
+              "memory of a layer")
+
+
+class Snapshot(File):
+    def __init__(self, path):
+        super().__init__(path)
+        self.machine = self.read_map(2)
+        self.layout = self.read_layout()
+        self.meta = self.read_map(4)
+        self.layers, self.depth, self.extents = [], 0, [(0, 0, 0, DATA)]
+        if self.kind == DIFF:
+            self.read_layers()
+            self.read_extents()
+        self.damage = self.check_all_digests()
+        self.files = [self] + [None] * len(self.layers)
+        for number in sorted({layer for _, _, layer, _ in self.extents} - {0}):
+            self.files[number] = self.open_layer(self.layers[number - 1])
+            self.damage += [[name, chunk, number]
+                            for name, chunk in self.files[number].check_all_digests()]
+
+    # --- the small sections ---
+
+    def read_map(self, number):
+        data = self.read_whole(number)
+        if data is None:
+            return None
+        section = self.find(number)
+        try:
+            value = cbor2.loads(data)
+        except Exception as error:
+            raise Refused("Corrupt", "%s: %s" % (section.name, error))
+        check(isinstance(value, dict), "Corrupt", section.name + " is not a map")
+        return value
+
+    def read_layout(self):
+        layout = self.read_map(3)
+        check("data_size" in layout and "regions" in layout, "Corrupt", "layout: a missing key")
+        end = total = 0
+        check(len(layout["regions"]) >= 1, "InvalidMemoryLayout", "no regions")
+        check(len(layout["regions"]) <= 1024, "LimitExceeded", "too many regions")
+        for region in layout["regions"]:
+            gpa, size = region["gpa"], region["size"]
+            check(size > 0 and gpa % PAGE == 0 and size % PAGE == 0, "InvalidMemoryLayout",
+                  "a region is not of whole pages")
+            check(size <= 1 << 46, "LimitExceeded", "a region is too large")
+            check(end <= gpa and gpa + size < 1 << 64, "InvalidMemoryLayout", "regions overlap")
+            end = gpa + size
+            total += size
+        check(total <= 1 << 46, "LimitExceeded", "too much memory")
+        check(layout["data_size"] <= total and (self.kind == DIFF or total == self.find(1).size),
+              "InvalidMemoryLayout", "the regions are %d bytes" % total)
+        check(self.find(1).size % PAGE == 0, "Corrupt", "memory is not of whole pages")
+        self.page_count = total // PAGE
+        return layout
+
+    # --- the chain ---
+
+    def read_layers(self):
+        data = self.read_whole(8)
+        check(len(data) >= 8, "Corrupt", "layers")
+        count, self.depth = struct.unpack_from("<II", data)
+        check(1 <= count <= (len(data) - 8) // 72, "Corrupt", "%d layers" % count)
+        check(count <= 65536, "LimitExceeded", "%d layers" % count)
+        check(count <= self.depth < 1 << 31, "Corrupt", "depth %d" % self.depth)
+        at = 8
+        for _ in range(count):
+            self.layers.append(Layer(data, at))
+            at = self.layers[-1].end
+        check(at == len(data), "Corrupt", "something behind the last layer")
+
+    def read_extents(self):
+        data = self.read_whole(7)
+        check(data and len(data) % 24 == 0, "Corrupt", "extents")
+        self.extents = [struct.unpack_from("<QQII", data, at) for at in range(0, len(data), 24)]
+        check(self.extents[0][0] == 0, "Corrupt", "the first extent")
+        packed = 0
+        for index, (first, offset, layer, kind) in enumerate(self.extents):
+            end = self.extent_end(index)
+            check(first < end, "Corrupt", "extents do not ascend")
+            check(kind in (DATA, ZERO), "Corrupt", "kind of an extent")
+            if index > 0:
+                self.check_apart(self.extents[index - 1], self.extents[index])
+            if kind == ZERO:
+                check(offset == 0 and layer == 0, "Corrupt", "zeros from somewhere")
+                continue
+            if layer == 0:
+                check(offset == packed, "Corrupt", "the order of packed pages")
+                packed += end - first
+                continue
+            check(layer <= len(self.layers), "Corrupt", "layer %d" % layer)
+            found = self.layers[layer - 1]
+            check(offset + end - first <= found.memory_size // PAGE, "Corrupt", "beyond its layer")
+            check(found.kind == DIFF or offset == first, "Corrupt", "not at its own place")
+        check(packed == self.find(1).size // PAGE, "Corrupt", "packed pages are in no extent")
+
+    def extent_end(self, index):
+        return self.extents[index + 1][0] if index + 1 < len(self.extents) else self.page_count
+
+    @staticmethod
+    def check_apart(one, other):
+        goes_on = one[2:] == other[2:] and (one[3] == ZERO or other[1] - one[1] == other[0] - one[0])
+        check(not goes_on, "Corrupt", "an extent goes on with the one before it")
+
+    def open_layer(self, layer):
+        path = os.path.join(os.path.dirname(os.path.realpath(self.path)).encode(), layer.path)
+        check(os.path.exists(path), "ParentMissing", "no file %r" % path)
+        with open(path, "rb") as file:
+            head = file.read(96)
+        check(head[:8] == MAGIC and head[64:96] == layer.root, "WrongParent", "%r" % path)
+        size = os.path.getsize(path)
+        check(size >= layer.file_size, "Truncated", "%r" % path)
+        check(size <= layer.file_size, "Corrupt", "%r" % path)
+        file = File(path)
+        memory = file.find(1)
+        check((file.kind, memory.file_off, memory.size)
+              == (layer.kind, layer.memory_off, layer.memory_size), "Corrupt", "%r" % path)
+        return file
+
+    def pages(self):
+        """All of memory, page by page."""
+        for index, (first, offset, layer, kind) in enumerate(self.extents):
+            for page in range(self.extent_end(index) - first):
+                if kind == ZERO:
+                    yield bytes(PAGE)
+                else:
+                    file = self.files[layer]
+                    yield file.read(file.find(1).file_off + (offset + page) * PAGE, PAGE)
+
     # --- everything, for people and tests ---
 
     def memory_facts(self):
-        file_off = self.find(1).file_off
+        pages = self.pages()
         regions, data_size = [], 0
         for region in self.layout["regions"]:
             digest = hashlib.sha256()
-            for done in range(0, region["size"], PAGE):
-                page = self.read(file_off + done, PAGE)
+            for _ in range(region["size"] // PAGE):
+                page = next(pages)
                 digest.update(page)
                 data_size += 0 if is_zero(page) else PAGE
-            file_off += region["size"]
             regions.append({"gpa": region["gpa"], "size": region["size"],
                             "sha256": digest.hexdigest()})
-        return {"size": self.find(1).size, "data_size": data_size, "regions": regions}
+        return {"size": self.page_count * PAGE, "data_size": data_size, "regions": regions}
+
+    def chain_facts(self):
+        return {
+            "depth": self.depth,
+            "layers": [{"id": layer.root.hex(), "kind": layer.kind, "path": layer.path.decode(),
+                        "file_size": layer.file_size} for layer in self.layers],
+            "extents": [list(extent) for extent in self.extents],
+        }
 
     def facts(self):
+        facts = self.file_facts()
+        if self.kind == DIFF:
+            facts["chain"] = self.chain_facts()
+        return facts
+
+    def file_facts(self):
         return {
             "format": "native",
             "version": [self.major, self.minor],

@@ -53,18 +53,13 @@ static void change_page(struct chain_guest *guest, uint64_t page)
     const uint64_t value = fixture_random(&guest->random) | 1;
 
     switch (fixture_random(&guest->random) % 4) {
-    case 0:
-        memset(bytes, 0, STASIS_PAGE_SIZE);
-        break;
+    case 0: memset(bytes, 0, STASIS_PAGE_SIZE); break;
     case 1:
         memset(bytes, 0, STASIS_PAGE_SIZE);
         memcpy(bytes + word * 8, &value, sizeof(value));
         break;
-    case 2:
-        memcpy(bytes + word * 8, &value, sizeof(value));
-        break;
-    default:
-        break; /* said to have changed */
+    case 2: memcpy(bytes + word * 8, &value, sizeof(value)); break;
+    default: break; /* said to have changed */
     }
 }
 
@@ -74,8 +69,8 @@ void chain_guest_change(struct chain_guest *guest, unsigned percent)
 
     for (uint64_t done = 0; done < wanted;) {
         const uint64_t first = fixture_random(&guest->random) % guest->page_count;
-        uint64_t run = 1 + fixture_random(&guest->random) %
-                               (fixture_random(&guest->random) % 8 == 0 ? 60 : 3);
+        uint64_t run =
+            1 + fixture_random(&guest->random) % (fixture_random(&guest->random) % 8 == 0 ? 60 : 3);
 
         if (run > guest->page_count - first)
             run = guest->page_count - first;

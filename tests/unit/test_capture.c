@@ -282,12 +282,13 @@ static void bytes_in_place_are_the_block_with_zeros_or_nothing(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= 30; seed++) {
         make_case(seed);
-        assert_stasis_ok(capture_select(&capture, &memory, seed % 3 ? NULL : &set, arena, &err), &err);
+        assert_stasis_ok(capture_select(&capture, &memory, seed % 3 ? NULL : &set, arena, &err),
+                         &err);
         if (seed % 2)
             assert_stasis_ok(capture_scan(&capture, 1, &progress, &err), &err);
         else
-            assert_stasis_ok(
-                capture_copy(&capture, arena, UINT64_MAX, 1, &progress, &fits, &err), &err);
+            assert_stasis_ok(capture_copy(&capture, arena, UINT64_MAX, 1, &progress, &fits, &err),
+                             &err);
         for (size_t i = 0; i < capture.slab_count; i++) {
             const struct capture_slab *slab = &capture.slabs[i];
 

@@ -230,16 +230,15 @@ static void a_flattened_chain_is_the_same_memory_in_a_file_that_stands_alone(voi
         chain_guest_make(&guest, 5, 0x200000, seed);
         make_chain(&guest, depth, 4, copies);
         chain = open_or_fail(chain_path(&dir, depth));
-        assert_stasis_ok(stasis_flatten(chain, fixture_path(&dir, "flat.stasis"), &options, &report,
-                                        &err),
-                         &err);
-        assert_int_equal(report.data_size,
-                         fixture_data_pages(&copies[depth]) * STASIS_PAGE_SIZE);
+        assert_stasis_ok(
+            stasis_flatten(chain, fixture_path(&dir, "flat.stasis"), &options, &report, &err),
+            &err);
+        assert_int_equal(report.data_size, fixture_data_pages(&copies[depth]) * STASIS_PAGE_SIZE);
         flat = open_or_fail(fixture_path(&dir, "flat.stasis"));
         assert_int_equal(stasis_snapshot_info(flat)->kind, STASIS_SNAPSHOT_FULL);
         assert_memory_equal(stasis_snapshot_info(flat)->id, report.id, STASIS_ID_SIZE);
-        assert_true(fixture_machine_equal(stasis_snapshot_machine(flat),
-                                          stasis_snapshot_machine(chain)));
+        assert_true(
+            fixture_machine_equal(stasis_snapshot_machine(flat), stasis_snapshot_machine(chain)));
         assert_stasis_ok(stasis_compare(chain, flat, NULL, &compared, &err), &err);
         assert_int_equal(compared.pages_different, 0);
         assert_int_equal(compared.fields_different, 0);
@@ -329,15 +328,15 @@ static void a_rebased_diff_is_the_same_memory_on_another_parent(void **state)
     diff = open_or_fail(chain_path(&dir, 5));
     for (unsigned on = 0; on < 5; on++) {
         parent = open_or_fail(chain_path(&dir, on));
-        assert_stasis_ok(stasis_rebase(diff, parent, fixture_path(&dir, "rebased.stasis"), NULL,
-                                       &report, &err),
-                         &err);
+        assert_stasis_ok(
+            stasis_rebase(diff, parent, fixture_path(&dir, "rebased.stasis"), NULL, &report, &err),
+            &err);
         rebased = open_or_fail(fixture_path(&dir, "rebased.stasis"));
         assert_memory_equal(stasis_snapshot_info(rebased)->layers[1].id,
                             stasis_snapshot_info(parent)->id, STASIS_ID_SIZE);
         assert_int_equal(stasis_snapshot_info(rebased)->ancestor_count, on + 1);
-        assert_true(fixture_machine_equal(stasis_snapshot_machine(rebased),
-                                          stasis_snapshot_machine(diff)));
+        assert_true(
+            fixture_machine_equal(stasis_snapshot_machine(rebased), stasis_snapshot_machine(diff)));
         stasis_close(rebased);
         stasis_close(parent);
         chain_expect_memory(fixture_path(&dir, "rebased.stasis"), &copies[5]);

@@ -67,8 +67,8 @@ static void a_buffer_and_a_descriptor_hold_what_a_file_holds(void **state)
     struct stasis_error err = { 0 };
 
     (void)state;
-    assert_stasis_ok(
-        stasis_save(fixture_path(&dir, "a"), &machine, &memory, NULL, NULL, &err), &err);
+    assert_stasis_ok(stasis_save(fixture_path(&dir, "a"), &machine, &memory, NULL, NULL, &err),
+                     &err);
     assert_stasis_ok(stasis_save_buffer(&machine, &memory, NULL, &buffer, &buffer_report, &err),
                      &err);
     assert_stasis_ok(save(fd, &report, &err), &err);

@@ -175,10 +175,9 @@ static void change_pages(void)
 
 static int save_diff(const char *name, enum stasis_writer writer, struct stasis_error *err)
 {
-    const struct stasis_save_options options = { .tracker = tracker,
-                                                 .parent = parent,
-                                                 .writer = writer,
-                                                 .thread_count = 2 };
+    const struct stasis_save_options options = {
+        .tracker = tracker, .parent = parent, .writer = writer, .thread_count = 2
+    };
     struct stasis_save_job *job = NULL;
     int r = stasis_save_begin(fixture_path(&dir, name), &machine, &memory, &options, &job, err);
 

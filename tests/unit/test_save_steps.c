@@ -277,7 +277,8 @@ static void an_abandoned_save_leaves_nothing(void **state)
     struct stasis_error err = { 0 };
 
     (void)state;
-    for (enum stasis_writer writer = STASIS_WRITER_AUTO; writer <= STASIS_WRITER_COMPACT; writer++) {
+    for (enum stasis_writer writer = STASIS_WRITER_AUTO; writer <= STASIS_WRITER_COMPACT;
+         writer++) {
         const struct stasis_save_options options = { .writer = writer };
         struct stasis_save_job *job = NULL;
 
@@ -523,9 +524,9 @@ static void a_diff_holds_what_the_tracker_saw(void **state)
         options.parent = parent;
         options.writer = i % 3 == 0 ? STASIS_WRITER_STREAMING : STASIS_WRITER_COMPACT;
         copy_memory(&before);
-        assert_stasis_ok(stasis_save_begin(fixture_path(&dir, name), &machine, &memory, &options,
-                                           &job, &err),
-                         &err);
+        assert_stasis_ok(
+            stasis_save_begin(fixture_path(&dir, name), &machine, &memory, &options, &job, &err),
+            &err);
         touch(0x8000, 9);
         assert_stasis_ok(stasis_save_finish(job, &report, &err), &err);
         assert_true(report.zero_size == STASIS_PAGE_SIZE);
@@ -601,8 +602,8 @@ static void options_that_make_no_sense_are_refused(void **state)
     (void)state;
     assert_stasis_ok(stasis_save(path(), &machine, &memory, NULL, NULL, &err), &err);
     assert_stasis_ok(stasis_open(path(), &parent, &err), &err);
-    assert_stasis_ok(
-        stasis_page_set_init(&changed, stasis_tracker_page_count(tracker), &err), &err);
+    assert_stasis_ok(stasis_page_set_init(&changed, stasis_tracker_page_count(tracker), &err),
+                     &err);
     assert_stasis_ok(stasis_page_set_init(&short_set, 7, &err), &err);
     assert_stasis_fails(save_in_two_steps(&options, &err), &err, STASIS_ERR_INVALID_ARGUMENT);
     options = (struct stasis_save_options){ .changed = &changed };
@@ -611,24 +612,26 @@ static void options_that_make_no_sense_are_refused(void **state)
     assert_stasis_fails(save_in_two_steps(&options, &err), &err, STASIS_ERR_INVALID_ARGUMENT);
     options = (struct stasis_save_options){ .parent = parent, .changed = &short_set };
     assert_stasis_fails(save_in_two_steps(&options, &err), &err, STASIS_ERR_INVALID_ARGUMENT);
-    options = (struct stasis_save_options){ .parent = parent,
-                                            .changed = &changed,
-                                            .tracker = tracker };
+    options =
+        (struct stasis_save_options){ .parent = parent, .changed = &changed, .tracker = tracker };
     assert_stasis_fails(save_in_two_steps(&options, &err), &err, STASIS_ERR_INVALID_ARGUMENT);
 
     memcpy(regions, memory.regions, sizeof(regions));
     regions[1].gpa += STASIS_PAGE_SIZE;
     shifted.regions = regions;
     options = (struct stasis_save_options){ .parent = parent, .changed = &changed };
-    assert_stasis_fails(stasis_save(fixture_path(&dir, "d"), &machine, &shifted, &options, NULL, &err),
-                        &err, STASIS_ERR_LAYOUT_MISMATCH);
+    assert_stasis_fails(
+        stasis_save(fixture_path(&dir, "d"), &machine, &shifted, &options, NULL, &err), &err,
+        STASIS_ERR_LAYOUT_MISMATCH);
     shifted.region_count = 1;
     options = (struct stasis_save_options){ .tracker = tracker };
-    assert_stasis_fails(stasis_save(fixture_path(&dir, "d"), &machine, &shifted, &options, NULL, &err),
-                        &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(
+        stasis_save(fixture_path(&dir, "d"), &machine, &shifted, &options, NULL, &err), &err,
+        STASIS_ERR_INVALID_ARGUMENT);
     options = (struct stasis_save_options){ .parent = parent, .tracker = NULL };
-    assert_stasis_fails(stasis_save(fixture_path(&dir, "d"), &machine, &shifted, &options, NULL, &err),
-                        &err, STASIS_ERR_LAYOUT_MISMATCH);
+    assert_stasis_fails(
+        stasis_save(fixture_path(&dir, "d"), &machine, &shifted, &options, NULL, &err), &err,
+        STASIS_ERR_LAYOUT_MISMATCH);
     stasis_page_set_release(&changed);
     stasis_page_set_release(&short_set);
     stasis_close(parent);

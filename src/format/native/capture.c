@@ -69,8 +69,8 @@ static void gather(const struct capture *capture, const struct capture_slab *sla
     struct capture_run run = { .end = pages->begin };
     uint8_t *end = out + (size_t)(pages->end - pages->begin) * STASIS_PAGE_SIZE;
 
-    for (unsigned done = pages->begin; capture_next_run(&slab->data, &run) && run.begin < pages->end;
-         done = run.end) {
+    for (unsigned done = pages->begin;
+         capture_next_run(&slab->data, &run) && run.begin < pages->end; done = run.end) {
         const struct capture_run part = { run.begin, run.end < pages->end ? run.end : pages->end };
         const unsigned count = capture_run_iovecs(capture, slab, &part, iov);
         const size_t zeros = (size_t)(part.begin - done) * STASIS_PAGE_SIZE;

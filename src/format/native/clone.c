@@ -88,8 +88,7 @@ static int copy_in_kernel(struct ranges *ranges, uint64_t begin, uint64_t size,
 }
 
 /* One piece of data, in parts between which the job may be slowed down or cancelled. */
-static int copy_piece(struct ranges *ranges, uint64_t begin, uint64_t end,
-                      struct stasis_error *err)
+static int copy_piece(struct ranges *ranges, uint64_t begin, uint64_t end, struct stasis_error *err)
 {
     while (begin < end) {
         const uint64_t part = end - begin < COPY_SIZE ? end - begin : COPY_SIZE;
@@ -125,8 +124,8 @@ static int copy_data(struct ranges *ranges, struct stasis_error *err)
             hole = end;
         if (data >= end)
             break;
-        r = copy_piece(ranges, (uint64_t)data - ranges->from_off,
-                       (uint64_t)hole - ranges->from_off, err);
+        r = copy_piece(ranges, (uint64_t)data - ranges->from_off, (uint64_t)hole - ranges->from_off,
+                       err);
         at = hole;
     }
     return r;
@@ -159,8 +158,8 @@ static int clone_full(struct native_writer *writer, const struct native_image *p
     if ((r = native_writer_place_flat(writer, memory->size, &ranges.to_off, err)) < 0 ||
         (r = native_digests_map(memory->size, writer->digest_kind, ret_digests, err)) < 0 ||
         (!reflink(&ranges) && (r = copy_data(&ranges, err)) < 0) ||
-        (r = io_read_at(parent->fd, ret_digests->data, ret_digests->size, digests->file_off,
-                        err)) < 0)
+        (r = io_read_at(parent->fd, ret_digests->data, ret_digests->size, digests->file_off, err)) <
+            0)
         return r;
     return native_digests_check(parent, digests, ret_digests->data, err);
 }

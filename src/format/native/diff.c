@@ -216,7 +216,9 @@ static int count_piece(struct replaced *replaced, const struct format_extent *ex
     }
     if (replaced->flat.fd < 0)
         r = chain_open_layer(&replaced->parent->image, extent->layer, &replaced->flat, err);
-    return r < 0 ? r : count_flat(replaced, extent->offset + page - extent->first_page, end - page, err);
+    return r < 0
+               ? r
+               : count_flat(replaced, extent->offset + page - extent->first_page, end - page, err);
 }
 
 static int count_replaced(struct replaced *replaced, uint64_t first_page, uint64_t end_page,

@@ -21,7 +21,7 @@ struct native_diff_job {
     const struct native_image *parent;
     const struct capture *capture; /* what changed; scanned, or copied */
     enum stasis_digest_kind digest;
-    unsigned thread_count; /* at least 1 */
+    unsigned thread_count;     /* at least 1 */
     struct progress *progress; /* the bytes of captured data are added */
     struct rate *rate;
 };

@@ -18,7 +18,8 @@
 #define NATIVE_MAGIC_SIZE 8
 #define NATIVE_VERSION_MAJOR 1
 #define NATIVE_VERSION_MINOR 1
-#define NATIVE_VERSION_MINOR_FULL 0 /* writers give a file the oldest version that has all it needs */
+#define NATIVE_VERSION_MINOR_FULL                                                                  \
+    0 /* writers give a file the oldest version that has all it needs */
 #define NATIVE_VERSION_MINOR_DIFF 1
 
 #define NATIVE_SUPERBLOCK_SIZE 4096

@@ -77,8 +77,7 @@ static int check_layer(const struct native_layer *layer, uint32_t number, struct
         return stasis_fail(err, STASIS_ERR_CORRUPT, "layer %u is of unknown kind %u", number,
                            layer->kind);
     if (layer->memory_off < NATIVE_SUPERBLOCK_SIZE || layer->memory_off % align != 0 ||
-        layer->memory_size % STASIS_PAGE_SIZE != 0 ||
-        layer->memory_size > STASIS_MEMORY_SIZE_MAX ||
+        layer->memory_size % STASIS_PAGE_SIZE != 0 || layer->memory_size > STASIS_MEMORY_SIZE_MAX ||
         __builtin_add_overflow(layer->memory_off, layer->memory_size, &end) ||
         end > layer->file_size)
         return stasis_fail(err, STASIS_ERR_CORRUPT,

@@ -37,7 +37,7 @@ struct layer_pages {
     uint64_t used; /* when last, in the reader's own time */
     enum stasis_digest_kind digest_kind;
     uint64_t memory_size; /* bytes of its memory section */
-    uint8_t *digests;     /* mapped; NULL until the layer is first used, and when it has no chunks */
+    uint8_t *digests; /* mapped; NULL until the layer is first used, and when it has no chunks */
     size_t digests_size;
     bool known; /* the three above are there */
 };
@@ -314,8 +314,8 @@ static int read_flat(const struct layer_pages *layer, struct block_cache *cache,
         const uint64_t left = layer->memory_size - block * STASIS_BLOCK_SIZE;
         const size_t block_size = left < STASIS_BLOCK_SIZE ? (size_t)left : STASIS_BLOCK_SIZE;
         const size_t skipped = (size_t)(offset % BLOCK_PAGES) * STASIS_PAGE_SIZE;
-        const size_t wanted = page_count < BLOCK_PAGES ? (size_t)page_count * STASIS_PAGE_SIZE
-                                                       : STASIS_BLOCK_SIZE;
+        const size_t wanted =
+            page_count < BLOCK_PAGES ? (size_t)page_count * STASIS_PAGE_SIZE : STASIS_BLOCK_SIZE;
         const size_t part = block_size - skipped < wanted ? block_size - skipped : wanted;
 
         if (part == block_size) {

@@ -143,8 +143,9 @@ static int read_extents(struct native_image *native, int fd, struct stasis_error
 
     if (r < 0)
         return r;
-    r = extents_decode(data, size, image->page_count, native_memory(native)->size / STASIS_PAGE_SIZE,
-                       &native->layers, &image->extents, &image->extent_count, err);
+    r = extents_decode(data, size, image->page_count,
+                       native_memory(native)->size / STASIS_PAGE_SIZE, &native->layers,
+                       &image->extents, &image->extent_count, err);
     return r < 0 ? stasis_wrap(err, r, "extents") : 0;
 }
 

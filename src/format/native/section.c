@@ -22,7 +22,7 @@
 /* What this reader knows of each type. */
 static const struct section_rules {
     const char *name;
-    bool required; /* in files of the kinds that have it */
+    bool required;       /* in files of the kinds that have it */
     uint16_t method;     /* enum native_method */
     uint32_t chunk_size; /* chunked only */
     uint64_t align;      /* of the file offset */
@@ -49,7 +49,12 @@ static const struct section_rules {
 
 /* Memory in a diff: packed, a digest for each page, and never mapped by a huge page. */
 static const struct section_rules packed_rules = {
-    "memory", true, NATIVE_METHOD_CHUNKED, NATIVE_PACKED_CHUNK, NATIVE_ALIGN, STASIS_MEMORY_SIZE_MAX,
+    "memory",
+    true,
+    NATIVE_METHOD_CHUNKED,
+    NATIVE_PACKED_CHUNK,
+    NATIVE_ALIGN,
+    STASIS_MEMORY_SIZE_MAX,
 };
 
 #define RULES_COUNT (sizeof(rules_table) / sizeof(rules_table[0]))

@@ -144,9 +144,8 @@ static struct stasis_damage describe_chunk(const struct section_job *job, uint64
     const uint64_t section_off = chunk * section->chunk_size;
     char text[NATIVE_SECTION_NAME_SIZE];
     uint64_t linear;
-    struct stasis_damage damage =
-        describe(job->verify, section_name(section->type, text), chunk, section->file_off + section_off, size);
-
+    struct stasis_damage damage = describe(job->verify, section_name(section->type, text), chunk,
+                                           section->file_off + section_off, size);
 
     if (section->type == NATIVE_SECTION_MEMORY && find_page(job->verify, section_off, &linear)) {
         damage.has_gpa = true;
@@ -230,7 +229,8 @@ static int verify_whole(struct verify *verify, uint32_t index, struct stasis_err
     if (r < 0)
         return stasis_wrap(err, r, "%s", name);
     if (memcmp(digest, section->digest, sizeof(digest)) != 0) {
-        const struct stasis_damage damage = describe(verify, name, 0, section->file_off, section->size);
+        const struct stasis_damage damage =
+            describe(verify, name, 0, section->file_off, section->size);
 
         verify->section_bad[index] = true;
         add_damage(verify, &damage);
@@ -529,8 +529,7 @@ int native_verify(const struct format_image *image, const struct stasis_verify_o
 
     for (size_t i = 0; i < verify.damage_max; i++)
         verify.damage[i] = (struct stasis_damage){ 0 };
-    progress_init(&verify.progress, options->progress, options->progress_arg,
-                  all_to_check(native));
+    progress_init(&verify.progress, options->progress, options->progress_arg, all_to_check(native));
     pthread_mutex_init(&verify.lock, NULL);
     r = run_verify(&verify, options->thread_count, err);
     pthread_mutex_destroy(&verify.lock);

@@ -26,7 +26,7 @@ struct native_writer {
     int fd; /* the caller's */
     enum stasis_digest_kind digest_kind;
     enum native_kind kind; /* NATIVE_KIND_FULL unless changed after native_writer_init() */
-    uint64_t end; /* first file offset that no section has */
+    uint64_t end;          /* first file offset that no section has */
     struct native_section sections[NATIVE_SECTION_MAX];
     uint32_t section_count;
 };
