@@ -72,6 +72,8 @@ static int restore_vm(struct restore_request *request)
 
     request->load.drives = request->overrides;
     request->load.resume = !request->paused;
+    request->load.track_dirty = session->track_dirty;
+    request->load.pages = session->pages;
     r = session_begin(session, &err);
     if (r == 0)
         r = microvm_load(session->vm, session->snapshot_path, &request->load, &report, &err);

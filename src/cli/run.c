@@ -18,7 +18,7 @@ struct run_request {
     struct microvm_drive drives[MICROVM_DRIVE_MAX];
     size_t drive_count;
     bool entropy;
-    bool machine_given; /* --cpus or --memory */
+    bool machine_given; /* by an option that says what the machine is to be */
 };
 
 /* "id=ID,path=PATH[,readonly]"; parts end at a comma, so a path with one in it cannot be given.
@@ -66,6 +66,7 @@ static int take_option(struct run_request *request, int key, char *argument)
     const struct command *command = request->session.command;
     uint64_t number;
 
+    request->machine_given = request->machine_given || key == 'T' || key == 'H';
     if (session_has_option(key))
         return session_option(&request->session, key, argument);
     switch (key) {
@@ -93,11 +94,14 @@ static int take_option(struct run_request *request, int key, char *argument)
 /* What was given becomes the microVM's configuration; the rest may come over the control socket. */
 static int configure(const struct run_request *request, struct stasis_error *err)
 {
+    struct microvm_machine_config machine = request->machine;
     struct microvm *vm = request->session.vm;
     int r = 0;
 
+    machine.track_dirty = request->session.track_dirty;
+    machine.pages = request->session.pages;
     if (request->boot.kernel_path || request->machine_given)
-        r = microvm_set_machine(vm, &request->machine, err);
+        r = microvm_set_machine(vm, &machine, err);
     for (size_t i = 0; r == 0 && i < request->drive_count; i++)
         r = microvm_set_drive(vm, &request->drives[i], err);
     if (r == 0 && request->entropy)

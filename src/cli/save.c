@@ -1,8 +1,8 @@
 /*
  * save.c - `stasis save`: have a microVM write itself to a file.
  *
- * One request does all of it: the microVM pauses itself, saves, and goes on. Were it several, a client
- * that is killed in between would leave the guest standing still for ever.
+ * One request does all of it: the microVM pauses itself, takes what it needs, goes on, and writes. Were
+ * it several, a client that is killed in between would leave the guest standing still for ever.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -41,6 +41,15 @@ static int make_absolute(const char *path, char **ret_path, struct stasis_error 
 
 /* --- the request ------------------------------------------------------------------------------- */
 
+/* What the user asked for. */
+struct save_request {
+    const char *socket_path;
+    const char *output;
+    const char *parent; /* NULL: the last snapshot saved or loaded */
+    bool diff;
+    bool json;
+};
+
 struct wait {
     const char *socket_path;
     struct progress line;
@@ -74,11 +83,35 @@ static void show_progress(void *arg)
     json_object_put(answer);
 }
 
-static int create_snapshot(const char *socket_path, const char *path, json_object **ret_report,
+/* The body of the request; `ret_path` is where the snapshot is to be. */
+static int make_body(const struct save_request *wanted, json_object **ret_body, char **ret_path,
+                     struct stasis_error *err)
+{
+    auto_free char *path = NULL;
+    auto_free char *parent = NULL;
+    json_object *body;
+    int r = make_absolute(wanted->output, &path, err);
+
+    if (r == 0 && wanted->parent)
+        r = make_absolute(wanted->parent, &parent, err);
+    if (r < 0)
+        return r;
+    body = json_object_new_object();
+    json_object_object_add(body, "snapshot_path", json_object_new_string(path));
+    json_object_object_add(body, "pause_vm", json_object_new_boolean(true));
+    if (wanted->diff)
+        json_object_object_add(body, "snapshot_type", json_object_new_string("Diff"));
+    if (parent)
+        json_object_object_add(body, "parent_path", json_object_new_string(parent));
+    *ret_body = body;
+    *ret_path = take_ptr(path);
+    return 0;
+}
+
+static int create_snapshot(const char *socket_path, json_object *body, json_object **ret_report,
                            struct stasis_error *err)
 {
     struct wait wait = { .socket_path = socket_path };
-    json_object *body = json_object_new_object();
     const struct client_request request = { .socket_path = socket_path,
                                             .method = "PUT",
                                             .path = "/snapshot/create",
@@ -87,36 +120,43 @@ static int create_snapshot(const char *socket_path, const char *path, json_objec
                                             .tick_arg = &wait };
     int r;
 
-    json_object_object_add(body, "snapshot_path", json_object_new_string(path));
-    json_object_object_add(body, "pause_vm", json_object_new_boolean(true));
     progress_begin(&wait.line, "saving");
     r = client_send(&request, ret_report, err);
     progress_end(&wait.line);
-    json_object_put(body);
     return r;
 }
 
 /* --- the answer -------------------------------------------------------------------------------- */
 
+/* NULL: not there, or not a text. */
+static const char *report_text(json_object *report, const char *key)
+{
+    json_object *value = json_object_object_get(report, key);
+
+    return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+}
+
+static bool is_diff(json_object *report)
+{
+    return strcmp(report_text(report, "type"), "Diff") == 0; /* there, by check_report() */
+}
+
 /* The server is not trusted: a report that lacks something is none. */
 static int check_report(json_object *report, struct stasis_error *err)
 {
-    json_object *id = NULL;
     uint64_t number;
 
-    if (!json_object_object_get_ex(report, "id", &id) || !json_object_is_type(id, json_type_string))
+    if (!report_text(report, "id"))
         return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no id of the snapshot");
+    if (!report_text(report, "type") || (is_diff(report) && !report_text(report, "parent")))
+        return stasis_fail(err, STASIS_ERR_PROTOCOL,
+                           "the server told no type or no parent of the snapshot");
     for (size_t i = 0; i < REPORT_NUMBER_COUNT; i++) {
         if (!get_number(report, report_numbers[i], &number))
             return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no '%s' of the snapshot",
                                report_numbers[i]);
     }
     return 0;
-}
-
-static const char *report_id(json_object *report)
-{
-    return json_object_get_string(json_object_object_get(report, "id"));
 }
 
 static uint64_t report_number(json_object *report, const char *key)
@@ -133,7 +173,9 @@ static int print_report_json(const char *path, json_object *report)
 
     json_object_object_add(answer, "ok", json_object_new_boolean(true));
     json_object_object_add(answer, "path", cli_json_text(path));
-    json_object_object_add(answer, "id", cli_json_text(report_id(report)));
+    json_object_object_add(answer, "id", cli_json_text(report_text(report, "id")));
+    json_object_object_add(answer, "kind", cli_json_text(is_diff(report) ? "diff" : "full"));
+    json_object_object_add(answer, "parent", cli_json_text(report_text(report, "parent")));
     for (size_t i = 0; i < REPORT_NUMBER_COUNT; i++)
         json_object_object_add(answer, report_numbers[i],
                                json_object_new_uint64(report_number(report, report_numbers[i])));
@@ -148,52 +190,59 @@ static int print_report_text(const char *path, json_object *report)
     cli_format_bytes(report_number(report, "file_allocated_bytes"), allocated);
     cli_print_safely(stdout, path);
     fputs(": id ", stdout);
-    cli_print_safely(stdout, report_id(report));
+    cli_print_safely(stdout, report_text(report, "id"));
+    if (is_diff(report)) {
+        fputs(", diff of ", stdout);
+        cli_print_safely(stdout, report_text(report, "parent"));
+    }
     printf(", %s of data, %s on disk, paused %.1f ms\n", data, allocated,
            (double)report_number(report, "pause_us") / 1000);
     return cli_flush_answer();
 }
 
-static int save_vm(const struct command *command, const char *socket_path, const char *output,
-                   bool json)
+static int save_vm(const struct command *command, const struct save_request *request)
 {
     auto_free char *path = NULL;
-    json_object *report = NULL;
+    json_object *body = NULL, *report = NULL;
     struct stasis_error err = { 0 };
     int r, result;
 
-    r = make_absolute(output, &path, &err);
+    r = make_body(request, &body, &path, &err);
     if (r == 0)
-        r = create_snapshot(socket_path, path, &report, &err);
+        r = create_snapshot(request->socket_path, body, &report, &err);
     if (r == 0)
         r = check_report(report, &err);
     if (r < 0)
-        result = cli_failed(command, json, NULL, &err);
+        result = cli_failed(command, request->json, NULL, &err);
     else
-        result = json ? print_report_json(path, report) : print_report_text(path, report);
+        result = request->json ? print_report_json(path, report) : print_report_text(path, report);
+    json_object_put(body);
     json_object_put(report);
     return result;
 }
 
 static int save_run(const struct command *command, int argc, char **argv)
 {
-    const char *socket_path = NULL, *output = NULL;
-    bool json = false;
+    struct save_request request = { 0 };
     int key;
 
     while ((key = cli_next_option(command, argc, argv)) != CLI_OPTION_END) {
         switch (key) {
-        case 's': socket_path = optarg; break;
-        case 'o': output = optarg; break;
-        case 'j': json = true; break;
+        case 's': request.socket_path = optarg; break;
+        case 'o': request.output = optarg; break;
+        case 'd': request.diff = true; break;
+        case 'p': request.parent = optarg; break;
+        case 'j': request.json = true; break;
         default: return cli_option_exit(key);
         }
     }
     if (argc != optind)
         return cli_misused(command, "unexpected operand '%s'", argv[optind]);
-    if (!socket_path || !output)
+    if (!request.socket_path || !request.output)
         return cli_misused(command, "--socket and --output are needed");
-    return save_vm(command, socket_path, output, json);
+    if (request.parent && !request.diff)
+        return cli_misused(command, "--parent needs --diff");
+    return save_vm(command, &request);
 }
 
 static const struct cli_option options[] = {
@@ -201,15 +250,19 @@ static const struct cli_option options[] = {
       .help = "the microVM's control socket" },
     { .name = "output", .argument = "FILE", .key = 'o', .letter = true,
       .help = "the snapshot to write; an existing file is replaced as a whole" },
+    { .name = "diff", .key = 'd', .help = "write only what changed since the parent" },
+    { .name = "parent", .argument = "FILE", .key = 'p',
+      .help = "the parent of a diff (the last snapshot saved or loaded)" },
     { .name = "json", .key = 'j', .help = "answer as one JSON object" },
 };
 
 const struct command cmd_save = {
     .name = "save",
-    .synopsis = "--socket PATH --output FILE [--json]",
+    .synopsis = "--socket PATH --output FILE [--diff [--parent FILE]] [--json]",
     .summary = "save a microVM to a snapshot file",
-    .detail = "A running microVM is paused, saved and resumed; a paused one stays paused. The file appears\n"
-              "whole and on disk, or not at all.\n",
+    .detail = "A running microVM is paused only while what is to be saved is copied; a paused one stays paused.\n"
+              "The file appears whole and on disk, or not at all. A diff needs a microVM that was started with\n"
+              "--track-dirty.\n",
     CLI_OPTIONS(options),
     .run = save_run,
 };

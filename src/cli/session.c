@@ -8,6 +8,7 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 
 /* What the signal handler stops; one session a process. */
 static _Atomic(struct microvm *) signalled_vm;
@@ -38,11 +39,28 @@ bool session_has_option(int key)
     case 'a':
     case 'i':
     case 'q':
+    case 'T':
+    case 'H':
     case 'x':
     case 'n':
     case 'j': return true;
     default: return false;
     }
+}
+
+static int take_pages(struct session *session, const char *argument)
+{
+    static const char *const names[] = { [MICROVM_PAGES_SMALL] = "none",
+                                         [MICROVM_PAGES_THP] = "thp",
+                                         [MICROVM_PAGES_2M] = "2M" };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(argument, names[i]) == 0) {
+            session->pages = (enum microvm_pages)i;
+            return CLI_DONE;
+        }
+    }
+    return cli_misused(session->command, "--hugepages takes none, thp or 2M, not '%s'", argument);
 }
 
 int session_option(struct session *session, int key, const char *argument)
@@ -55,6 +73,8 @@ int session_option(struct session *session, int key, const char *argument)
     case 'i': session->options.id = argument; break;
     case 'x': session->options.exit_on_reset = true; break;
     case 'n': session->options.no_seccomp = true; break;
+    case 'T': session->track_dirty = true; break;
+    case 'H': return take_pages(session, argument);
     case 'j': session->json = true; break;
     default:
         if (!cli_parse_number(argument, 3600000, &number) || number == 0)

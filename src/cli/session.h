@@ -18,6 +18,8 @@ struct session {
     const char *socket_path;   /* NULL: no control socket */
     const char *snapshot_path; /* what a failure is about, NULL: no snapshot */
     bool json;
+    bool track_dirty;
+    enum microvm_pages pages;
     struct microvm *vm;        /* made by session_begin() */
     struct api_server *server; /* made by session_begin(), when there is a socket path */
     enum microvm_exit exit;    /* set by session_wait() */
@@ -32,6 +34,9 @@ struct session {
         { .name = "id", .argument = "ID", .key = 'i', .help = "instance id" },                     \
         { .name = "quiesce-timeout", .argument = "MS", .key = 'q',                                 \
           .help = "time limit for standing still, milliseconds (5000)" },                          \
+        { .name = "track-dirty", .key = 'T', .help = "watch what changes, for diffs" },            \
+        { .name = "hugepages", .argument = "KIND", .key = 'H',                                     \
+          .help = "pages of guest RAM: none (default), thp or 2M" },                               \
         { .name = "exit-on-reset", .key = 'x', .help = "a reset ends the run" },                   \
         { .name = "no-seccomp", .key = 'n', .help = "no system call filter" },                     \
         { .name = "json", .key = 'j', .help = "tell how it ended as one JSON object" }

@@ -64,6 +64,13 @@ static void add_number(json_object *object, const char *key, uint64_t value)
     json_object_object_add(object, key, json_object_new_uint64(value));
 }
 
+/* Firecracker's names for pages of guest memory, and one of ours. */
+static const char *const page_names[] = {
+    [MICROVM_PAGES_SMALL] = "None",
+    [MICROVM_PAGES_THP] = "Transparent",
+    [MICROVM_PAGES_2M] = "2M",
+};
+
 /* --- facts ---------------------------------------------------------------------------------- */
 
 static int get_instance(struct request *request, struct stasis_error *err)
@@ -101,10 +108,25 @@ static int get_machine(struct request *request, struct stasis_error *err)
     add_number(answer, "vcpu_count", config.vcpu_count);
     add_number(answer, "mem_size_mib", config.memory_size >> 20);
     json_object_object_add(answer, "smt", json_object_new_boolean(false));
-    json_object_object_add(answer, "track_dirty_pages", json_object_new_boolean(false));
-    add_text(answer, "huge_pages", "None");
+    json_object_object_add(answer, "track_dirty_pages",
+                           json_object_new_boolean(config.track_dirty));
+    add_text(answer, "huge_pages", page_names[config.pages]);
     request->answer = answer;
     return 0;
+}
+
+/* Of a snapshot: what it is, and of a diff, what it is counted from. */
+static void add_kind(json_object *answer, const struct microvm_save_report *report)
+{
+    char parent[2 * STASIS_ID_SIZE + 1];
+
+    add_text(answer, "type", report->diff ? "Diff" : "Full");
+    if (report->diff) {
+        digest_hex(report->parent_id, sizeof(report->parent_id), parent);
+        add_text(answer, "parent", parent);
+    } else {
+        json_object_object_add(answer, "parent", NULL);
+    }
 }
 
 static json_object *report_json(const struct microvm_save_report *report)
@@ -114,6 +136,7 @@ static json_object *report_json(const struct microvm_save_report *report)
 
     digest_hex(report->snapshot.id, sizeof(report->snapshot.id), id);
     add_text(answer, "id", id);
+    add_kind(answer, report);
     add_number(answer, "memory_bytes", report->snapshot.memory_size);
     add_number(answer, "data_bytes", report->snapshot.data_size);
     add_number(answer, "zero_bytes", report->snapshot.zero_size);
@@ -179,6 +202,18 @@ static int want_text(const char *key, const char *value, const char *only,
     return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "'%s' can only be \"%s\"", key, only);
 }
 
+static int take_pages(const char *name, enum microvm_pages *ret_pages, struct stasis_error *err)
+{
+    for (size_t i = 0; i < sizeof(page_names) / sizeof(page_names[0]); i++) {
+        if (strcmp(name, page_names[i]) == 0) {
+            *ret_pages = (enum microvm_pages)i;
+            return 0;
+        }
+    }
+    return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                       "'huge_pages' must be \"None\", \"Transparent\" or \"2M\"");
+}
+
 static int put_machine(struct request *request, struct stasis_error *err)
 {
     uint64_t vcpu_count = 0, mem_size_mib = 0;
@@ -192,21 +227,20 @@ static int put_machine(struct request *request, struct stasis_error *err)
         { "huge_pages", API_TEXT, false, &huge_pages, 0, 0, NULL },
         { "cpu_template", API_TEXT, false, &cpu_template, 0, 0, NULL },
     };
-    struct microvm_machine_config config;
+    struct microvm_machine_config config = { 0 };
     int r = api_json_take(request->body, API_KEYS(keys), err);
 
     if (r == 0)
         r = refuse_true("smt", smt, "each vCPU is a core of its own", err);
     if (r == 0)
-        r = refuse_true("track_dirty_pages", track_dirty_pages, "snapshots are full ones", err);
-    if (r == 0)
-        r = want_text("huge_pages", huge_pages, "None", err);
+        r = take_pages(huge_pages, &config.pages, err);
     if (r == 0)
         r = want_text("cpu_template", cpu_template, "None", err);
     if (r < 0)
         return r;
-    config = (struct microvm_machine_config){ .vcpu_count = (uint32_t)vcpu_count,
-                                              .memory_size = mem_size_mib << 20 };
+    config.vcpu_count = (uint32_t)vcpu_count;
+    config.memory_size = mem_size_mib << 20;
+    config.track_dirty = track_dirty_pages;
     return microvm_set_machine(request->context->vm, &config, err);
 }
 
@@ -332,26 +366,41 @@ static void end_save(struct api_context *context, const struct save_progress *pr
     pthread_mutex_unlock(&context->lock);
 }
 
+static int take_type(const char *type, struct microvm_save_options *options,
+                     struct stasis_error *err)
+{
+    options->diff = strcmp(type, "Diff") == 0;
+    if (!options->diff && strcmp(type, "Full") != 0)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "'snapshot_type' must be \"Full\" or \"Diff\"");
+    if (!options->diff && options->parent_path)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "'parent_path' is for snapshots of type \"Diff\"");
+    return 0;
+}
+
 static int put_snapshot_create(struct request *request, struct stasis_error *err)
 {
     struct api_context *context = request->context;
     const char *type = "Full", *path = NULL;
     bool pause = false;
+    struct save_progress progress = { .context = context };
+    struct microvm_save_options options = {
+        .snapshot = { .progress = note_progress, .progress_arg = &progress },
+    };
     const struct api_key keys[] = {
         { "snapshot_type", API_TEXT, false, &type, 0, 0, NULL },
         { "snapshot_path", API_TEXT, true, &path, 0, 0, NULL },
+        { "parent_path", API_TEXT, false, &options.parent_path, 0, 0, NULL },
         { "pause_vm", API_BOOL, false, &pause, 0, 0, NULL },
         { "mem_file_path", API_NOT_OFFERED, false, NULL, 0, 0,
           "state and memory are one file, at snapshot_path" },
     };
-    struct save_progress progress = { .context = context };
-    const struct stasis_save_options options = { .progress = note_progress,
-                                                 .progress_arg = &progress };
     struct microvm_save_report report;
     int r = api_json_take(request->body, API_KEYS(keys), err);
 
     if (r == 0)
-        r = want_text("snapshot_type", type, "Full", err);
+        r = take_type(type, &options, err);
     /* As Firecracker: the caller pauses first, or says that it wants this, so that nothing stands
      * still unasked. */
     if (r == 0 && !pause && microvm_get_state(context->vm) == MICROVM_RUNNING)
@@ -398,7 +447,7 @@ static int put_snapshot_load(struct request *request, struct stasis_error *err)
     struct microvm_drive_override overrides[MICROVM_DRIVE_MAX];
     struct microvm_load_options options = { .drives = overrides };
     json_object *drives = NULL;
-    const char *path = NULL;
+    const char *path = NULL, *huge_pages = "None";
     bool diff_snapshots = false, track_dirty_pages = false;
     const struct api_key keys[] = {
         { "snapshot_path", API_TEXT, true, &path, 0, 0, NULL },
@@ -406,6 +455,7 @@ static int put_snapshot_load(struct request *request, struct stasis_error *err)
         { "drives", API_ARRAY, false, &drives, 0, 0, NULL },
         { "enable_diff_snapshots", API_BOOL, false, &diff_snapshots, 0, 0, NULL },
         { "track_dirty_pages", API_BOOL, false, &track_dirty_pages, 0, 0, NULL },
+        { "huge_pages", API_TEXT, false, &huge_pages, 0, 0, NULL },
         { "mem_file_path", API_NOT_OFFERED, false, NULL, 0, 0,
           "state and memory are one file, at snapshot_path" },
         { "mem_backend", API_NOT_OFFERED, false, NULL, 0, 0,
@@ -414,10 +464,10 @@ static int put_snapshot_load(struct request *request, struct stasis_error *err)
     };
     int r = api_json_take(request->body, API_KEYS(keys), err);
 
+    /* The older and the newer name of one thing. */
+    options.track_dirty = diff_snapshots || track_dirty_pages;
     if (r == 0)
-        r = refuse_true("enable_diff_snapshots", diff_snapshots, "snapshots are full ones", err);
-    if (r == 0)
-        r = refuse_true("track_dirty_pages", track_dirty_pages, "snapshots are full ones", err);
+        r = take_pages(huge_pages, &options.pages, err);
     if (r == 0)
         r = take_overrides(drives, overrides, &options.drive_count, err);
     return r < 0 ? r : microvm_load(request->context->vm, path, &options, NULL, err);

@@ -30,6 +30,9 @@
 #include "base/error.h"
 #include "microvm/sandbox.h"
 
+/* PAGEMAP_SCAN of Linux 6.7's <linux/fs.h>: _IOWR('f', 16, struct pm_scan_arg), which is 96 bytes. */
+#define PAGEMAP_SCAN_REQUEST _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, 96)
+
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41 /* Linux 5.17 */
 #endif
@@ -141,12 +144,13 @@ static int allow_unix_sockets(scmp_filter_ctx filter)
     return r < 0 ? r : allow_one(filter, SCMP_SYS(socketpair), SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 }
 
-/* KVM's requests, those of terminals, and the size of a disk that is a block device (at a reset).
- * */
+/* KVM's requests, those of terminals, the size of a disk that is a block device (at a reset), and, for
+ * saves, which pages of our own memory there are. */
 static int allow_ioctls(scmp_filter_ctx filter)
 {
     static const unsigned long others[] = { TCGETS,     TCSETS,   TCSETSW, TCSETSF,
-                                            TIOCGWINSZ, FIONREAD, FIONBIO, BLKGETSIZE64 };
+                                            TIOCGWINSZ, FIONREAD, FIONBIO, BLKGETSIZE64,
+                                            PAGEMAP_SCAN_REQUEST };
     int r = allow_one(filter, SCMP_SYS(ioctl),
                       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00u, (unsigned)KVMIO << 8));
 

@@ -45,8 +45,11 @@ static int asked(struct microvm *vm, struct stasis_error *err, const char *fmt, 
 int microvm_set_machine(struct microvm *vm, const struct microvm_machine_config *config,
                         struct stasis_error *err)
 {
-    return asked(vm, err, "machine %u vcpus %ju bytes", config->vcpu_count,
-                 (uintmax_t)config->memory_size);
+    static const char *const pages[] = { "", " thp", " 2M" };
+
+    return asked(vm, err, "machine %u vcpus %ju bytes%s%s", config->vcpu_count,
+                 (uintmax_t)config->memory_size, config->track_dirty ? " tracked" : "",
+                 pages[config->pages]);
 }
 
 int microvm_set_boot_source(struct microvm *vm, const struct microvm_boot_source *source,
@@ -84,7 +87,8 @@ int microvm_load(struct microvm *vm, const char *path, const struct microvm_load
     for (size_t i = 0; i < options->drive_count; i++)
         length += (size_t)snprintf(drives + length, sizeof(drives) - length, " %s=%s",
                                    options->drives[i].id, options->drives[i].path);
-    return asked(vm, err, "load %s%s%s%s%s", path, options->resume ? " resume" : "",
+    return asked(vm, err, "load %s%s%s%s%s%s%s", path, options->track_dirty ? " tracked" : "",
+                 options->pages == MICROVM_PAGES_2M ? " 2M" : "", options->resume ? " resume" : "",
                  options->verify ? " verify" : "", options->clock_stopped ? " stopped" : "", drives);
 }
 
@@ -103,21 +107,25 @@ int microvm_power_button(struct microvm *vm, struct stasis_error *err)
     return asked(vm, err, "power button");
 }
 
-int microvm_save(struct microvm *vm, const char *path, const struct stasis_save_options *options,
+int microvm_save(struct microvm *vm, const char *path, const struct microvm_save_options *options,
                  struct microvm_save_report *ret_report, struct stasis_error *err)
 {
     void (*during)(struct microvm *) = vm->during_save;
-    const int r = asked(vm, err, "save %s", path);
+    const struct stasis_save_options *snapshot = &options->snapshot;
+    const int r = asked(vm, err, "save %s%s%s%s", path, options->diff ? " diff" : "",
+                        options->parent_path ? " of " : "",
+                        options->parent_path ? options->parent_path : "");
 
     if (r < 0)
         return r;
     vm->during_save = NULL;
     if (during) {
-        assert_int_equal(options->progress(options->progress_arg, 1000, 4000), 0);
+        assert_int_equal(snapshot->progress(snapshot->progress_arg, 1000, 4000), 0);
         during(vm);
-        assert_int_equal(options->progress(options->progress_arg, 4000, 4000), 0);
+        assert_int_equal(snapshot->progress(snapshot->progress_arg, 4000, 4000), 0);
     }
-    *ret_report = (struct microvm_save_report){ .pause_us = 77 };
+    *ret_report = (struct microvm_save_report){ .pause_us = 77, .diff = options->diff };
+    ret_report->parent_id[0] = 0xab;
     ret_report->snapshot.memory_size = 4000;
     ret_report->snapshot.id[STASIS_ID_SIZE - 1] = vm->id++;
     return 0;
@@ -143,7 +151,9 @@ void microvm_get_machine(struct microvm *vm, struct microvm_machine_config *ret_
 {
     (void)vm;
     *ret_config = (struct microvm_machine_config){ .vcpu_count = 3,
-                                                   .memory_size = UINT64_C(5) << 30 };
+                                                   .memory_size = UINT64_C(5) << 30,
+                                                   .pages = MICROVM_PAGES_2M,
+                                                   .track_dirty = true };
 }
 
 /* --- asking ------------------------------------------------------------------------------------- */
@@ -191,6 +201,12 @@ static void each_path_asks_for_what_its_body_says(void **state)
     } calls[] = {
         { "PUT", "/machine-config", "{\"vcpu_count\":32,\"mem_size_mib\":65536}",
           "machine 32 vcpus 68719476736 bytes" },
+        { "PUT", "/machine-config",
+          "{\"vcpu_count\":1,\"mem_size_mib\":2,\"track_dirty_pages\":true,\"huge_pages\":\"2M\"}",
+          "machine 1 vcpus 2097152 bytes tracked 2M" },
+        { "PUT", "/machine-config",
+          "{\"vcpu_count\":1,\"mem_size_mib\":2,\"huge_pages\":\"Transparent\"}",
+          "machine 1 vcpus 2097152 bytes thp" },
         { "PUT", "/boot-source", "{\"kernel_image_path\":\"/k\"}", "boot /k initrd - cmdline -" },
         { "PUT", "/boot-source",
           "{\"kernel_image_path\":\"/k\",\"initrd_path\":\"/i\",\"boot_args\":\"a b\"}",
@@ -208,7 +224,17 @@ static void each_path_asks_for_what_its_body_says(void **state)
         { "PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\"}", "save /s" },
         { "PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Full\"}",
           "save /s" },
+        { "PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Diff\"}",
+          "save /s diff" },
+        { "PUT", "/snapshot/create",
+          "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Diff\",\"parent_path\":\"/p\"}",
+          "save /s diff of /p" },
         { "PUT", "/snapshot/load", "{\"snapshot_path\":\"/s\"}", "load /s" },
+        { "PUT", "/snapshot/load", "{\"snapshot_path\":\"/s\",\"track_dirty_pages\":true}",
+          "load /s tracked" },
+        { "PUT", "/snapshot/load",
+          "{\"snapshot_path\":\"/s\",\"enable_diff_snapshots\":true,\"huge_pages\":\"2M\"}",
+          "load /s tracked 2M" },
         { "PUT", "/snapshot/load",
           "{\"snapshot_path\":\"/s\",\"resume_vm\":true,\"drives\":[{\"drive_id\":\"a\","
           "\"path_on_host\":\"/x\"},{\"path_on_host\":\"/y\",\"drive_id\":\"b\"}]}",
@@ -267,7 +293,8 @@ static void a_fault_is_utf8_whatever_it_quotes(void **state)
 static void a_refused_body_asks_for_nothing(void **state)
 {
     static const char *const bodies[] = {
-        "", "{}", "{\"snapshot_path\":\"/s\",\"x\":1}", "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Diff\"}",
+        "", "{}", "{\"snapshot_path\":\"/s\",\"x\":1}", "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Other\"}",
+        "{\"snapshot_path\":\"/s\",\"parent_path\":\"/p\"}",
         "{\"snapshot_path\":\"/s\",\"mem_file_path\":\"/m\"}",
         "{\"snapshot_path\":\"/s\",\"pause_vm\":1}",
     };
@@ -299,6 +326,7 @@ static void facts_are_the_microvms(void **state)
     (void)state;
     assert_int_equal(ask("GET", "/machine-config", ""), 200);
     assert_non_null(strstr(reply_text, "\"vcpu_count\":3,\"mem_size_mib\":5120,"));
+    assert_non_null(strstr(reply_text, "\"track_dirty_pages\":true,\"huge_pages\":\"2M\""));
     vm.state = MICROVM_RUNNING;
     assert_int_equal(ask("GET", "/", ""), 200);
     assert_non_null(strstr(reply_text, "\"id\":\"fake\",\"state\":\"Running\","));
@@ -314,7 +342,7 @@ static void the_report_is_that_of_the_last_save_that_succeeded(void **state)
     assert_int_equal(ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\"}"), 204);
     assert_int_equal(ask("GET", "/snapshot", ""), 200);
     memcpy(first, reply_text, sizeof(first));
-    assert_non_null(strstr(first, "0001\""));
+    assert_non_null(strstr(first, "0001\",\"type\":\"Full\",\"parent\":null,"));
 
     vm.next = (struct stasis_error){ .code = STASIS_ERR_NO_SPACE, .text = "full" };
     assert_int_equal(ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\"}"), 400);
@@ -325,6 +353,14 @@ static void the_report_is_that_of_the_last_save_that_succeeded(void **state)
                      200);
     memcpy(first, reply_text, sizeof(first));
     assert_non_null(strstr(first, "0002\""));
+    assert_int_equal(ask("PUT", "/snapshot/create",
+                         "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Diff\"}"),
+                     204);
+    assert_int_equal(ask("GET", "/snapshot", ""), 200);
+    assert_non_null(strstr(reply_text, "0003\",\"type\":\"Diff\",\"parent\":\"ab00"));
+    assert_int_equal(ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"pause_vm\":true}"),
+                     200);
+    memcpy(first, reply_text, sizeof(first));
     assert_int_equal(ask("GET", "/snapshot", ""), 200);
     assert_string_equal(reply_text, first);
 }

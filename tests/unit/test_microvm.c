@@ -541,9 +541,9 @@ static int act_in_save(void *arg, uint64_t done, uint64_t total)
 /* One thread: a failed assertion in the callback ends the test where it is. */
 static int save_acting(struct fixture *fixture, struct in_save *in_save)
 {
-    const struct stasis_save_options options = { .thread_count = 1,
-                                                 .progress = act_in_save,
-                                                 .progress_arg = in_save };
+    const struct microvm_save_options options = {
+        .snapshot = { .thread_count = 1, .progress = act_in_save, .progress_arg = in_save },
+    };
 
     return microvm_save(fixture->vm, fixture->snapshot, &options, NULL, &fixture->err);
 }
