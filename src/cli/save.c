@@ -136,9 +136,30 @@ static const char *report_text(json_object *report, const char *key)
     return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
 }
 
+static bool has_type(json_object *report, const char *type)
+{
+    const char *told = report_text(report, "type");
+
+    return told && strcmp(told, type) == 0;
+}
+
 static bool is_diff(json_object *report)
 {
-    return strcmp(report_text(report, "type"), "Diff") == 0; /* there, by check_report() */
+    return has_type(report, "Diff"); /* otherwise "Full", by check_report() */
+}
+
+/* A diff has a parent, a full snapshot has none. */
+static int check_type(json_object *report, struct stasis_error *err)
+{
+    const char *parent = report_text(report, "parent");
+    json_object *value;
+
+    if (!has_type(report, "Full") && !has_type(report, "Diff"))
+        return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no 'type' of the snapshot");
+    if (!json_object_object_get_ex(report, "parent", &value) ||
+        (is_diff(report) ? !parent : value != NULL))
+        return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no 'parent' of the snapshot");
+    return 0;
 }
 
 /* The server is not trusted: a report that lacks something is none. */
@@ -148,15 +169,12 @@ static int check_report(json_object *report, struct stasis_error *err)
 
     if (!report_text(report, "id"))
         return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no id of the snapshot");
-    if (!report_text(report, "type") || (is_diff(report) && !report_text(report, "parent")))
-        return stasis_fail(err, STASIS_ERR_PROTOCOL,
-                           "the server told no type or no parent of the snapshot");
     for (size_t i = 0; i < REPORT_NUMBER_COUNT; i++) {
         if (!get_number(report, report_numbers[i], &number))
             return stasis_fail(err, STASIS_ERR_PROTOCOL, "the server told no '%s' of the snapshot",
                                report_numbers[i]);
     }
-    return 0;
+    return check_type(report, err);
 }
 
 static uint64_t report_number(json_object *report, const char *key)

@@ -74,6 +74,10 @@ def what_firecrackers_clients_send_by_default_is_taken(path):
              {"vcpu_count": 2, "mem_size_mib": 64, "smt": False, "track_dirty_pages": False,
               "huge_pages": "None", "cpu_template": "None"})
     accepted(path, "PUT", "/machine-config",
+             {"vcpu_count": 2, "mem_size_mib": 64, "track_dirty_pages": True, "huge_pages": "2M"})
+    told = accepted(path, "GET", "/machine-config", status=200)
+    tap.equal((told["track_dirty_pages"], told["huge_pages"]), (True, "2M"), "/machine-config")
+    accepted(path, "PUT", "/machine-config",
              {"vcpu_count": 2, "mem_size_mib": 64, "smt": None, "cpu_template": None})
     accepted(path, "PUT", "/boot-source",
              {"kernel_image_path": "/none", "initrd_path": None, "boot_args": "quiet"})
@@ -89,8 +93,6 @@ def what_firecrackers_clients_send_by_default_is_taken(path):
 def what_stasis_has_nothing_for_is_unsupported_by_name(path):
     for target, body, key, value in (
             ("/machine-config", BODIES["PUT", "/machine-config"], "smt", True),
-            ("/machine-config", BODIES["PUT", "/machine-config"], "track_dirty_pages", True),
-            ("/machine-config", BODIES["PUT", "/machine-config"], "huge_pages", "2M"),
             ("/machine-config", BODIES["PUT", "/machine-config"], "cpu_template", "T2"),
             ("/drives/a", DRIVE, "partuuid", "0eaa91a0-01"),
             ("/drives/a", DRIVE, "rate_limiter", {}),
@@ -98,11 +100,8 @@ def what_stasis_has_nothing_for_is_unsupported_by_name(path):
             ("/drives/a", DRIVE, "io_engine", "Async"),
             ("/entropy", {}, "rate_limiter", {}),
             ("/snapshot/create", LOAD, "mem_file_path", "/none"),
-            ("/snapshot/create", LOAD, "snapshot_type", "Diff"),
             ("/snapshot/load", LOAD, "mem_file_path", "/none"),
             ("/snapshot/load", LOAD, "mem_backend", {"backend_type": "File"}),
-            ("/snapshot/load", LOAD, "track_dirty_pages", True),
-            ("/snapshot/load", LOAD, "enable_diff_snapshots", True),
             ("/snapshot/load", LOAD, "network_overrides", [])):
         message = refused(path, "PUT", target, dict(body, **{key: value}), code="Unsupported")
         tap.true("'%s'" % key in message, message)
@@ -110,8 +109,21 @@ def what_stasis_has_nothing_for_is_unsupported_by_name(path):
 
 @serving
 def an_unsupported_key_is_not_forgotten_over_a_later_one(path):
-    refused(path, "PUT", "/snapshot/load", dict(LOAD, enable_diff_snapshots=True,
-                                                track_dirty_pages=False), code="Unsupported")
+    refused(path, "PUT", "/machine-config", dict(BODIES["PUT", "/machine-config"], smt=True,
+                                                 cpu_template="None"), code="Unsupported")
+
+
+@serving
+def values_that_are_no_choice_are_refused_by_name(path):
+    for target, body in (("/machine-config", dict(BODIES["PUT", "/machine-config"], huge_pages="1G")),
+                         ("/snapshot/create", dict(LOAD, snapshot_type="Half")),
+                         ("/snapshot/create", dict(LOAD, parent_path="/none")),
+                         ("/snapshot/load", dict(LOAD, huge_pages="1G"))):
+        message = refused(path, "PUT", target, body, code="InvalidArgument")
+        tap.true("'%s'" % list(body)[-1] in message, message)
+    message = refused(path, "PUT", "/machine-config",
+                      {"vcpu_count": 1, "mem_size_mib": 3, "huge_pages": "2M"}, code="InvalidArgument")
+    tap.true("2 MiB" in message, message)
 
 
 # --- bodies -------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from clihelp import accepted, ask, refused
 from vm import guestvm
 
 KERNEL = ("guest", "stasis-guest.bin")
-REPORT_KEYS = ["id", "memory_bytes", "data_bytes", "zero_bytes", "file_bytes", "file_allocated_bytes",
+REPORT_KEYS = ["id", "type", "parent", "memory_bytes", "data_bytes", "zero_bytes", "file_bytes", "file_allocated_bytes",
                "memory_us", "sync_us", "total_us", "pause_us"]
 
 

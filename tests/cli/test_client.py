@@ -17,10 +17,10 @@ import time
 import clihelp
 import tap
 
-REPORT = {"id": "5" * 64, "memory_bytes": 4096, "data_bytes": 1024, "zero_bytes": 3072,
-          "file_bytes": 8192, "file_allocated_bytes": 6144, "memory_us": 1, "sync_us": 2,
+REPORT = {"id": "5" * 64, "type": "Full", "parent": None,
+          "memory_bytes": 4096, "data_bytes": 1024, "zero_bytes": 3072, "file_bytes": 8192, "file_allocated_bytes": 6144, "memory_us": 1, "sync_us": 2,
           "total_us": 3, "pause_us": 1500}
-SAVE_KEYS = ["ok", "path"] + list(REPORT)
+SAVE_KEYS = ["ok", "path"] + ["kind" if key == "type" else key for key in REPORT]
 
 
 def http(status, body=b"", headers="", length=None):
@@ -124,11 +124,36 @@ def save_sends_one_request_with_an_absolute_path():
 
 
 @tap.case
+def save_of_a_diff_asks_for_one_and_tells_its_parent():
+    def check(*words):
+        told = clihelp.answer(*words)
+        tap.equal((told["kind"], told["parent"]), ("diff", "6" * 64), "answer")
+        tap.true(", diff of %s, " % ("6" * 64) in clihelp.done(*words).out, "answer as text")
+
+    diff = http(200, dict(REPORT, type="Diff", parent="6" * 64))
+    for words, parent in (([], {}), (["--parent", "/x/p"], {"parent_path": "/x/p"})):
+        requests = asked(diff, check, "save", "--output", "/x/a.stasis", "--diff", *words)
+        for request in requests:
+            tap.equal(json.loads(request.partition(b"\r\n\r\n")[2]),
+                      dict(parent, snapshot_path="/x/a.stasis", pause_vm=True, snapshot_type="Diff"),
+                      "body")
+
+
+@tap.case
+def a_report_whose_type_and_parent_do_not_fit_is_a_protocol_error():
+    for told in ({"type": "Diff"}, {"parent": "6" * 64}):
+        message = refuses("ProtocolError", http(200, dict(REPORT, **told)), "save", "-o", "/x")
+        tap.true("'parent'" in message, message)
+
+
+@tap.case
 def save_answers_with_the_report_and_nothing_else():
     def check(*words):
         told = clihelp.answer(*words)
         tap.equal(list(told), SAVE_KEYS, "keys")
-        tap.equal(told, dict(REPORT, ok=True, path="/x/a.stasis"), "answer")
+        want = dict(REPORT, ok=True, path="/x/a.stasis", kind="full")
+        del want["type"]
+        tap.equal(told, want, "answer")
         tap.equal(clihelp.done(*words).out,
                   "/x/a.stasis: id %s, 1.0 KiB of data, 6.0 KiB on disk, paused 1.5 ms\n"
                   % REPORT["id"], "answer as text")

@@ -17,11 +17,13 @@ FILE = tap.source("README.md")  # any file: misuse is found before it is looked 
 # What each subcommand's help must mention, long options first. test_man.py holds the pages to the same.
 OPTIONS = {
     "run": ["--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--disk", "--rng", "--serial",
-            "--api-socket", "--id", "--quiesce-timeout", "--exit-on-reset", "--no-seccomp", "--json"],
+            "--api-socket", "--id", "--quiesce-timeout", "--track-dirty", "--hugepages", "--exit-on-reset",
+            "--no-seccomp", "--json"],
     "restore": ["--disk", "--paused", "--verify", "--clock-stopped", "--timings", "--serial",
-                "--api-socket", "--id", "--quiesce-timeout", "--exit-on-reset", "--no-seccomp",
+                "--api-socket", "--id", "--quiesce-timeout", "--track-dirty", "--hugepages",
+                "--exit-on-reset", "--no-seccomp",
                 "--json"],
-    "save": ["--socket", "--output", "--json"],
+    "save": ["--socket", "--output", "--diff", "--parent", "--json"],
     "pause": ["--socket", "--json"],
     "resume": ["--socket", "--json"],
     "info": ["--json"],
@@ -70,6 +72,8 @@ MISUSES = {
     "run_quiesce_timeout_of_zero": ["run", "--kernel", FILE, "--quiesce-timeout", "0"],
     "run_quiesce_timeout_of_over_an_hour": ["run", "--kernel", FILE, "--quiesce-timeout",
                                             "3600001"],
+    "run_pages_of_no_kind": ["run", "--kernel", FILE, "--hugepages", "1G"],
+    "restore_pages_of_no_kind": ["restore", "--hugepages", "", FILE],
     "restore_without_a_file": ["restore"],
     "restore_of_two_files": ["restore", FILE, FILE],
     "restore_paused_without_a_socket": ["restore", "--paused", FILE],
@@ -80,6 +84,7 @@ MISUSES = {
     "restore_eight_disks": ["restore", FILE] + [word for i in range(8) for word in
                                                 ("--disk", "d%d=x" % i)],
     "save_without_a_socket": ["save", "--output", "x"],
+    "save_with_a_parent_but_no_diff": ["save", "-s", "x", "-o", "y", "--parent", "z"],
     "save_without_an_output": ["save", "--socket", "x"],
     "save_with_an_operand": ["save", "-s", "x", "-o", "y", "more"],
     "pause_without_a_socket": ["pause"],

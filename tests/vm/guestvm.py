@@ -111,9 +111,16 @@ class Vm:
     def resume(self):
         stasis("resume", "--socket", self.socket)
 
-    def save(self, path):
+    def save(self, path, *options):
         self.wait_socket()
-        return answer("save", "--socket", self.socket, "-o", path)
+        return answer("save", "--socket", self.socket, "-o", path, *options)
+
+    def refused(self, path, *options):
+        """A save that must fail: the stable name of the error."""
+        self.wait_socket()
+        done = stasis("save", "--socket", self.socket, "-o", path, "--json", *options, check=False)
+        tap.equal(done.returncode, 1, "exit status of a save that must fail")
+        return json.loads(done.stdout)["error"]
 
     def kill(self):
         """SIGKILL: no chance to tidy up."""
