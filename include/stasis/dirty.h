@@ -182,8 +182,12 @@ STASIS_API int stasis_kvm_enable_dirty_ring(int vm_fd, uint32_t ring_size,
  * writes otherwise, in ioctls (arm64: the ITS tables), it keeps in the log where
  * KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP is offered, and that is read too.
  *
+ * A KVM that emulates guests may write past the end of a ring between two looks at it. That is noticed: all
+ * of memory is dirty then. Large rings avoid it.
+ *
  * @param ring_size  as given to stasis_kvm_enable_dirty_ring()
- * @return as stasis_tracker_open_kvm_log(); -EIO STASIS_ERR_KVM a ring cannot be mapped
+ * @return as stasis_tracker_open_kvm_log(); -EINVAL no vCPU, or rings that are not of ring_size; -EPERM
+ *         STASIS_ERR_WRONG_STATE the VM has no dirty rings; -EIO STASIS_ERR_KVM a ring cannot be mapped
  */
 STASIS_API int stasis_tracker_open_kvm_ring(int vm_fd, const int *vcpu_fds, size_t vcpu_count,
                                             uint32_t ring_size, const struct stasis_kvm_slot *slots,
@@ -232,9 +236,11 @@ struct stasis_fault_options {
      */
     int (*protect)(void *arg, uint64_t gpa, uint64_t size, uint64_t granule);
     void *protect_arg;
-    uint32_t threshold; /* faults of one block in one window beyond which it is granted by pages; 0: 32 */
+    uint32_t
+        threshold; /* faults of one block in one window beyond which it is granted by pages; 0: 32 */
     uint32_t window_ms; /* 0: 100 */
-    uint32_t quiet_windows; /* windows without a fault after which it is granted whole again; 0: 10 */
+    uint32_t
+        quiet_windows; /* windows without a fault after which it is granted whole again; 0: 10 */
 };
 
 #define STASIS_FAULT_BLOCK_SIZE (2u * 1024 * 1024) /* bytes, aligned by gpa */
@@ -275,8 +281,8 @@ STASIS_API int stasis_tracker_mark(struct stasis_tracker *tracker, uint64_t gpa,
  *
  * @return 0; -EINVAL gpa is not in memory, or the tracker was opened without options
  */
-STASIS_API int stasis_tracker_fault(struct stasis_tracker *tracker, uint64_t gpa,
-                                    uint64_t *ret_gpa, uint64_t *ret_size);
+STASIS_API int stasis_tracker_fault(struct stasis_tracker *tracker, uint64_t gpa, uint64_t *ret_gpa,
+                                    uint64_t *ret_size);
 
 /* --- comparing with a base ------------------------------------------------------------------ */
 

@@ -1,8 +1,8 @@
 /*
  * info.c - `stasis info`: what a snapshot is, without reading its memory.
  *
- * Names and texts come from the file and are anybody's: they are made fit for a terminal and for JSON
- * before they are printed.
+ * Names and texts come from the file and are anybody's: they are made fit for a terminal and for
+ * JSON before they are printed.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -188,8 +188,9 @@ static int info_run(const struct command *command, int argc, char **argv)
         return cli_misused(command, "expected one FILE, got %d", argc - optind);
     if (stasis_open(argv[optind], &snapshot, &err) < 0)
         return cli_failed_on_file(command, json, argv[optind], &err);
-    result = json ? print_info_json(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot))
-                  : print_info_text(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot));
+    result =
+        json ? print_info_json(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot))
+             : print_info_text(stasis_snapshot_info(snapshot), stasis_snapshot_machine(snapshot));
     stasis_close(snapshot);
     return result;
 }
@@ -202,9 +203,10 @@ const struct command cmd_info = {
     .name = "info",
     .synopsis = "[--json] FILE",
     .summary = "tell what a snapshot is",
-    .detail = "Prints format, version, id, architecture, vCPUs, memory, devices, the host it was saved on and\n"
-              "when. The machine state and the file's structure are checked on the way; guest memory is not\n"
-              "read (see 'stasis verify').\n",
+    .detail =
+        "Prints format, version, id, architecture, vCPUs, memory, devices, the host it was\n"
+        "saved on and when. The machine state and the file's structure are checked on the way;\n"
+        "guest memory is not read (see 'stasis verify').\n",
     CLI_OPTIONS(options),
     .run = info_run,
 };

@@ -1,8 +1,8 @@
 /*
  * save.c - `stasis save`: have a microVM write itself to a file.
  *
- * One request does all of it: the microVM pauses itself, saves, and goes on. Were it several, a client
- * that is killed in between would leave the guest standing still for ever.
+ * One request does all of it: the microVM pauses itself, saves, and goes on. Were it several, a
+ * client that is killed in between would leave the guest standing still for ever.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -39,7 +39,7 @@ static int make_absolute(const char *path, char **ret_path, struct stasis_error 
     return 0;
 }
 
-/* --- the request ------------------------------------------------------------------------------- */
+/* --- the request ------------------------------------------------------------------------------ */
 
 struct wait {
     const char *socket_path;
@@ -96,7 +96,7 @@ static int create_snapshot(const char *socket_path, const char *path, json_objec
     return r;
 }
 
-/* --- the answer -------------------------------------------------------------------------------- */
+/* --- the answer ------------------------------------------------------------------------------- */
 
 /* The server is not trusted: a report that lacks something is none. */
 static int check_report(json_object *report, struct stasis_error *err)
@@ -197,9 +197,15 @@ static int save_run(const struct command *command, int argc, char **argv)
 }
 
 static const struct cli_option options[] = {
-    { .name = "socket", .argument = "PATH", .key = 's', .letter = true,
+    { .name = "socket",
+      .argument = "PATH",
+      .key = 's',
+      .letter = true,
       .help = "the microVM's control socket" },
-    { .name = "output", .argument = "FILE", .key = 'o', .letter = true,
+    { .name = "output",
+      .argument = "FILE",
+      .key = 'o',
+      .letter = true,
       .help = "the snapshot to write; an existing file is replaced as a whole" },
     { .name = "json", .key = 'j', .help = "answer as one JSON object" },
 };
@@ -208,8 +214,9 @@ const struct command cmd_save = {
     .name = "save",
     .synopsis = "--socket PATH --output FILE [--json]",
     .summary = "save a microVM to a snapshot file",
-    .detail = "A running microVM is paused, saved and resumed; a paused one stays paused. The file appears\n"
-              "whole and on disk, or not at all.\n",
+    .detail =
+        "A running microVM is paused, saved and resumed; a paused one stays paused. The file\n"
+        "appears whole and on disk, or not at all.\n",
     CLI_OPTIONS(options),
     .run = save_run,
 };

@@ -14,10 +14,13 @@ import tap
 
 FILE = tap.source("README.md")  # any file: misuse is found before it is looked at
 
-# What each subcommand's help must mention, long options first. test_man.py holds the pages to the same.
+# What each subcommand's help must mention, long options first. test_man.py holds the pages to the
+# same.
 OPTIONS = {
-    "run": ["--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--disk", "--rng", "--serial",
-            "--api-socket", "--id", "--quiesce-timeout", "--exit-on-reset", "--no-seccomp", "--json"],
+    "run": ["--kernel", "--initrd", "--cmdline", "--cpus", "--memory", "--disk", "--rng",
+            "--serial",
+            "--api-socket", "--id", "--quiesce-timeout", "--exit-on-reset", "--no-seccomp",
+            "--json"],
     "restore": ["--disk", "--paused", "--verify", "--clock-stopped", "--timings", "--serial",
                 "--api-socket", "--id", "--quiesce-timeout", "--exit-on-reset", "--no-seccomp",
                 "--json"],
@@ -153,7 +156,8 @@ for name in clihelp.COMMANDS:
 def the_overview_lists_every_command():
     shown = clihelp.done("--help").out
     tap.equal(clihelp.done("help").out, shown, "stasis help")
-    tap.equal(sorted(re.findall(r"^  ([a-z]+) ", shown, re.M)), sorted(clihelp.COMMANDS), "commands")
+    tap.equal(sorted(re.findall(r"^  ([a-z]+) ", shown, re.M)), sorted(clihelp.COMMANDS),
+              "commands")
 
 
 @tap.case

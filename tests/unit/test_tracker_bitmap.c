@@ -116,11 +116,10 @@ static void random_marks_agree_with_the_oracle(void **state)
         for (int i = 0; i < epoch % 40; i++) {
             const uint64_t page = fixture_random(&fixture, fixture.page_count);
 
-            assert_int_equal(stasis_tracker_mark(tracker,
-                                                 fixture_gpa(&fixture, page) +
-                                                     fixture_random(&fixture, PAGE),
-                                                 1),
-                             0);
+            assert_int_equal(
+                stasis_tracker_mark(
+                    tracker, fixture_gpa(&fixture, page) + fixture_random(&fixture, PAGE), 1),
+                0);
             stasis_page_set_add(&fixture.written, page, 1);
         }
         fixture_harvest(&fixture, tracker);
@@ -470,8 +469,7 @@ static void on_write_fault(int number, siginfo_t *info, void *context)
 
     (void)number;
     (void)context;
-    if (!gpa_of_fault(info->si_addr, &gpa) ||
-        stasis_tracker_fault(tracker, gpa, &gpa, &size) < 0 ||
+    if (!gpa_of_fault(info->si_addr, &gpa) || stasis_tracker_fault(tracker, gpa, &gpa, &size) < 0 ||
         mprotect(hva_of_gpa(gpa), size, PROT_READ | PROT_WRITE) < 0 ||
         stasis_tracker_mark(tracker, gpa, size) < 0)
         _exit(99);

@@ -37,15 +37,14 @@ static void *map_region(enum fixture_kind kind, uint64_t size)
     int fd;
 
     switch (kind) {
-    case FIXTURE_ANONYMOUS:
-        return mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    case FIXTURE_ANONYMOUS: return mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     case FIXTURE_HUGETLB:
         return mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
     case FIXTURE_SHARED:
     case FIXTURE_PRIVATE_FILE:
         fd = data_file(size);
-        hva = mmap(NULL, size, protection, kind == FIXTURE_SHARED ? MAP_SHARED : MAP_PRIVATE, fd,
-                   0);
+        hva =
+            mmap(NULL, size, protection, kind == FIXTURE_SHARED ? MAP_SHARED : MAP_PRIVATE, fd, 0);
         close(fd);
         return hva;
     }
@@ -282,8 +281,12 @@ struct fixture_tally fixture_race(struct fixture *fixture, const struct fixture_
 
     assert_stasis_ok(stasis_page_set_init(&told, fixture->page_count, &err), &err);
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++) {
-        writers[i] = (struct writer){ .fixture = fixture, .race = race, .index = i,
-                                      .random_state = i + 1, .stop = &stop, .running = &running };
+        writers[i] = (struct writer){ .fixture = fixture,
+                                      .race = race,
+                                      .index = i,
+                                      .random_state = i + 1,
+                                      .stop = &stop,
+                                      .running = &running };
         assert_stasis_ok(stasis_page_set_init(&writers[i].log, fixture->page_count, &err), &err);
     }
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++)

@@ -19,14 +19,14 @@ enum fixture_kind {
     FIXTURE_ANONYMOUS,    /* private anonymous */
     FIXTURE_SHARED,       /* a memfd, shared */
     FIXTURE_PRIVATE_FILE, /* a memfd with data, private: as restore maps memory */
-    FIXTURE_HUGETLB,      /* private anonymous, 2 MiB pages; fixture_open() skips where there are none */
+    FIXTURE_HUGETLB, /* private anonymous, 2 MiB pages; fixture_open() skips where there are none */
 };
 
 struct fixture {
     struct stasis_region regions[3]; /* with a hole between them, the first below 1 MiB */
     struct stasis_memory memory;
     uint64_t page_count;
-    uint64_t *shadow; /* FIXTURE_WRITERS words for each page */
+    uint64_t *shadow;               /* FIXTURE_WRITERS words for each page */
     struct stasis_page_set written; /* by the writers' own log, in all */
     struct stasis_page_set set;     /* for harvests */
     uint64_t random_state;
