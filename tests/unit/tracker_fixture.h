@@ -1,8 +1,9 @@
 /* tracker_fixture.h - memory that threads write to while a tracker is harvested, and the oracle for it.
  *
- * Each writer has a word of its own on every page and counts it up. The oracle keeps a copy of all
- * words, brought up to date from nothing but harvested pages: if a write was in no harvest, the copy is
- * not what memory is in the end. Words are atomic, so that the sanitizer for threads sees what the
+ * Each writer has a word of its own on every page, counts it up, and logs each write when it is complete.
+ * The oracle keeps a copy of all words, brought up to date from nothing but harvested pages: after each
+ * harvest the copy must have every write that was logged before it, and in the end be what memory is. Logs
+ * are short and writers wait for them, so that hardly a lost write is hidden by the next one. Words are atomic, so that the sanitizer for threads sees what the
  * trackers do, and not these races. */
 #ifndef STASIS_TESTS_TRACKER_FIXTURE_H
 #define STASIS_TESTS_TRACKER_FIXTURE_H
@@ -62,7 +63,7 @@ struct fixture_tally {
 };
 
 /* Writers write at random while this thread harvests and now and then gives back. Fails the test when
- * a write was in no harvest, or a page is missing that a writer's log has. Prints the tally. */
+ * a write is missing from a harvest that it should be in. Prints the tally. */
 struct fixture_tally fixture_race(struct fixture *fixture, const struct fixture_race *race);
 
 #endif
