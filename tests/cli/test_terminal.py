@@ -215,7 +215,8 @@ def a_closed_standard_output_does_not_become_the_guests_disk():
     # What is opened next would take its number, and the console would be written over the disk.
     guestvm.need_kvm()
     with tap.temp_dir() as folder:
-        disk = clihelp.write(os.path.join(folder, "disk"), b"sector 0, never written".ljust(1 << 20))
+        content = b"sector 0, never written".ljust(1 << 20)
+        disk = clihelp.write(os.path.join(folder, "disk"), content)
         for closed in (">&-", "<&-", "<&- >&- 2>&-"):
             ended = subprocess.run(
                 ["sh", "-c", 'exec "$@" ' + closed, "sh", *clihelp.command(
@@ -225,7 +226,7 @@ def a_closed_standard_output_does_not_become_the_guests_disk():
                 timeout=clihelp.HANG_SECONDS, check=False)
             tap.equal(ended.returncode, 0, "exit status with " + closed)
             with open(disk, "rb") as file:
-                tap.equal(file.read(), b"sector 0, never written".ljust(1 << 20), "the disk")
+                tap.true(file.read() == content, "the disk was written to, with " + closed)
 
 
 @tap.case

@@ -112,9 +112,17 @@ static int protect(void *arg, uint64_t gpa, uint64_t size, uint64_t granule)
     return 0;
 }
 
+static int grant(void *arg, uint64_t gpa, uint64_t size)
+{
+    (void)arg;
+    (void)gpa;
+    (void)size;
+    return 0;
+}
+
 static int open_bitmap(void)
 {
-    const struct stasis_fault_options options = { .protect = protect };
+    const struct stasis_fault_options options = { .protect = protect, .grant = grant };
 
     return stasis_tracker_open_bitmap(&fixture.memory, &options, &tracker, &err);
 }

@@ -155,7 +155,7 @@ static void check_race(enum fixture_kind kind)
     arm();
     tally = fixture_race(&fixture, &(struct fixture_race){ .tracker = tracker,
                                                            .write_count = RACE_WRITES,
-                                                           .harvests_min = 50 });
+                                                           .write_count_between = 1000 });
     assert_true(tally.given_back > 0);
 }
 

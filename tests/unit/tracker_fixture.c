@@ -177,7 +177,7 @@ void fixture_expect_written(struct fixture *fixture)
 
 /* --- writers -------------------------------------------------------------------------------- */
 
-#define LOG_SIZE 128 /* entries */
+#define LOG_SIZE 1024 /* entries */
 
 struct log_entry { /* a complete write */
     uint64_t page;
@@ -195,7 +195,6 @@ struct writer {
     atomic_uint_fast64_t logged;    /* entries written so far */
     atomic_uint_fast64_t checked;   /* and done with; never LOG_SIZE behind */
     uint64_t logged_before;         /* entries when the harvest began; the harvester's */
-    atomic_bool *stop;              /* enough harvests were done */
     atomic_uint *running;
 };
 
@@ -226,7 +225,7 @@ static void *write_pages(void *arg)
     const struct fixture_race *race = writer->race;
     const uint64_t enough = race->write_count / FIXTURE_WRITERS;
 
-    while (writer->writes < enough || !atomic_load(writer->stop)) {
+    while (writer->writes < enough) {
         const uint64_t page = pick_page(writer);
         uint64_t *word = fixture_word(writer->fixture, page, writer->index);
 
@@ -298,6 +297,16 @@ static void harvest_once(struct fixture *fixture, const struct fixture_race *rac
         check_log(fixture, &writers[i]);
 }
 
+/* Writes in the logs; at most LOG_SIZE of one writer, who then waits. */
+static uint64_t not_checked(void)
+{
+    uint64_t count = 0;
+
+    for (unsigned i = 0; i < FIXTURE_WRITERS; i++)
+        count += atomic_load(&writers[i].logged) - atomic_load(&writers[i].checked);
+    return count;
+}
+
 static void check_copy(const struct fixture *fixture)
 {
     for (uint64_t page = 0; page < fixture->page_count; page++) {
@@ -321,25 +330,24 @@ static void take_copy(struct fixture *fixture)
 struct fixture_tally fixture_race(struct fixture *fixture, const struct fixture_race *race)
 {
     struct fixture_tally tally = { 0 };
-    atomic_bool stop = false;
     atomic_uint running = FIXTURE_WRITERS;
     uint64_t writes = 0;
 
+    assert_true(race->write_count_between <= LOG_SIZE);
     take_copy(fixture);
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++) {
-        writers[i] = (struct writer){ .fixture = fixture,
-                                      .race = race,
-                                      .index = i,
-                                      .random_state = i + 1,
-                                      .stop = &stop,
-                                      .running = &running };
+        writers[i] = (struct writer){
+            .fixture = fixture, .race = race, .index = i, .random_state = i + 1, .running = &running
+        };
     }
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++)
         assert_int_equal(pthread_create(&writers[i].thread, NULL, write_pages, &writers[i]), 0);
     while (atomic_load(&running) > 0) {
+        if (atomic_load(&running) == FIXTURE_WRITERS && not_checked() < race->write_count_between) {
+            sched_yield();
+            continue;
+        }
         harvest_once(fixture, race, true, &tally);
-        if (tally.harvests >= race->harvests_min)
-            atomic_store(&stop, true);
     }
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++) {
         pthread_join(writers[i].thread, NULL);

@@ -51,9 +51,10 @@ void fixture_expect_written(struct fixture *fixture);
 
 struct fixture_race {
     struct stasis_tracker *tracker;
-    bool mark;             /* writers tell each write to the tracker */
-    uint64_t write_count;  /* of all writers together */
-    uint64_t harvests_min; /* go on writing until so many harvests were done */
+    bool mark;            /* writers tell each write to the tracker */
+    uint64_t write_count; /* of all writers together */
+    uint64_t
+        write_count_between; /* harvests wait for about so many writes; fewer hide fewer losses */
 };
 
 struct fixture_tally {
