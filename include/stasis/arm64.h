@@ -47,14 +47,15 @@ struct stasis_arm64_vcpu {
     struct stasis_arm64_events events;
 };
 
-struct stasis_arm64_device_reg { /* one attribute of a KVM device: group and attr as for the ioctl */
+/* One attribute of a KVM device: group and attr as for the ioctl. */
+struct stasis_arm64_device_reg {
     uint32_t group;
     uint64_t attr;
     uint64_t value;
 };
 
 struct stasis_arm64_gic { /* GICv3: distributor, redistributors, CPU interface, ITS */
-    uint32_t version;       /* 3 */
+    uint32_t version;     /* 3 */
     uint64_t distributor_gpa, redistributor_gpa, its_gpa; /* its_gpa 0: no ITS */
     uint32_t irq_count;
     struct stasis_arm64_device_reg *regs; /* distributor, redistributor and CPU interface */

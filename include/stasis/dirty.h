@@ -182,8 +182,12 @@ STASIS_API int stasis_kvm_enable_dirty_ring(int vm_fd, uint32_t ring_size,
  * writes otherwise, in ioctls (arm64: the ITS tables), it keeps in the log where
  * KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP is offered, and that is read too.
  *
+ * A KVM that emulates guests may write past the end of a ring between two looks at it. That is noticed: all
+ * of memory is dirty then. Large rings avoid it.
+ *
  * @param ring_size  as given to stasis_kvm_enable_dirty_ring()
- * @return as stasis_tracker_open_kvm_log(); -EIO STASIS_ERR_KVM a ring cannot be mapped
+ * @return as stasis_tracker_open_kvm_log(); -EINVAL no vCPU, or rings that are not of ring_size; -EPERM
+ *         STASIS_ERR_WRONG_STATE the VM has no dirty rings; -EIO STASIS_ERR_KVM a ring cannot be mapped
  */
 STASIS_API int stasis_tracker_open_kvm_ring(int vm_fd, const int *vcpu_fds, size_t vcpu_count,
                                             uint32_t ring_size, const struct stasis_kvm_slot *slots,
@@ -224,17 +228,25 @@ STASIS_API int stasis_tracker_open_uffd(const struct stasis_memory *memory,
 struct stasis_fault_options {
     /**
      * Take write permission off a range again: its pages were harvested. When this returns, no vCPU
-     * can still write by an old translation. Called by harvest and arm only, in their thread.
+     * can still write by an old translation. Called by harvest and arm only, in their thread; must not
+     * wait for a thread that is in stasis_tracker_fault().
      *
      * @param granule  bytes that the next fault in the range will be granted: STASIS_PAGE_SIZE, or
      *                 STASIS_FAULT_BLOCK_SIZE where a block entry will do
      * @return 0; a negative errno fails the harvest (the range is protected by the next one)
      */
     int (*protect)(void *arg, uint64_t gpa, uint64_t size, uint64_t granule);
-    void *protect_arg;
-    uint32_t threshold; /* faults of one block in one window beyond which it is granted by pages; 0: 32 */
+    /**
+     * Give write permission to a range. Called by stasis_tracker_fault() only, in its thread.
+     * @return 0; a negative errno fails the fault
+     */
+    int (*grant)(void *arg, uint64_t gpa, uint64_t size);
+    void *arg; /* of both */
+    /* Faults of one block in one window beyond which it is granted by pages; 0: 32. */
+    uint32_t threshold;
     uint32_t window_ms; /* 0: 100 */
-    uint32_t quiet_windows; /* windows without a fault after which it is granted whole again; 0: 10 */
+    uint32_t
+        quiet_windows; /* windows without a fault after which it is granted whole again; 0: 10 */
 };
 
 #define STASIS_FAULT_BLOCK_SIZE (2u * 1024 * 1024) /* bytes, aligned by gpa */
@@ -244,7 +256,7 @@ struct stasis_fault_options {
  *
  * @param memory   copied; hva is not used
  * @param options  NULL for a VMM that only marks; copied
- * @return 0; -EINVAL options without protect; -EBADMSG STASIS_ERR_INVALID_MEMORY; -ENOMEM
+ * @return 0; -EINVAL options without protect or grant; -EBADMSG STASIS_ERR_INVALID_MEMORY; -ENOMEM
  */
 STASIS_API int stasis_tracker_open_bitmap(const struct stasis_memory *memory,
                                           const struct stasis_fault_options *options,
@@ -261,22 +273,18 @@ STASIS_API int stasis_tracker_open_bitmap(const struct stasis_memory *memory,
 STASIS_API int stasis_tracker_mark(struct stasis_tracker *tracker, uint64_t gpa, uint64_t size);
 
 /**
- * A vCPU faulted writing to `gpa`: which range to grant. Then, in this order and before the vCPU goes on:
- *
- *     stasis_tracker_fault(t, gpa, &range_gpa, &range_size);
- *     grant write permission to the range;
- *     stasis_tracker_mark(t, range_gpa, range_size);
- *
- * Marking first would lose a page: harvest could take the mark and protect the range before it is granted.
+ * A vCPU faulted writing to `gpa`: grant a range around it and mark that range, in one step as a harvest
+ * sees it. (By hand, either order loses a page: a harvest that comes between takes the mark before the
+ * range is open, or finds it open and not marked.) Faults go side by side, and wait for a harvest.
  *
  * The range is the fault's 2 MiB block, as far as its region goes: one fault, 512 pages told. A
  * block that faults more than `threshold` times in one window is granted by pages from then on, so that
- * what is told is exact where the guest is busy, and whole again after it was quiet. Lock-free.
+ * what is told is exact where the guest is busy, and whole again after it was quiet.
  *
- * @return 0; -EINVAL gpa is not in memory, or the tracker was opened without options
+ * @return 0 the vCPU may go on; -EINVAL gpa is not in memory, or the tracker was opened without options;
+ *         what `grant` failed with
  */
-STASIS_API int stasis_tracker_fault(struct stasis_tracker *tracker, uint64_t gpa,
-                                    uint64_t *ret_gpa, uint64_t *ret_size);
+STASIS_API int stasis_tracker_fault(struct stasis_tracker *tracker, uint64_t gpa);
 
 /* --- comparing with a base ------------------------------------------------------------------ */
 

@@ -30,9 +30,9 @@ enum stasis_field_kind {
     STASIS_FIELD_TEXT,   /* char member[count]: UTF-8, NUL-terminated, so at most count - 1 bytes */
     STASIS_FIELD_STRUCT, /* nested struct (or array of `count` of them) described by `table` */
     /* Storage of its own: `offset` is that of a pointer, `length_offset` that of a size_t. */
-    STASIS_FIELD_BLOB,   /* uint8_t *member, length in bytes, at most `count` */
-    STASIS_FIELD_LIST,   /* struct *member, length in elements of `table`, at most `count` */
-    STASIS_FIELD_PART,   /* struct *member: NULL when absent, no length */
+    STASIS_FIELD_BLOB, /* uint8_t *member, length in bytes, at most `count` */
+    STASIS_FIELD_LIST, /* struct *member, length in elements of `table`, at most `count` */
+    STASIS_FIELD_PART, /* struct *member: NULL when absent, no length */
 };
 
 /* How people read a value; encoding does not depend on it. */
@@ -41,25 +41,27 @@ enum stasis_field_show {
     STASIS_SHOW_HEX,
 };
 
-#define STASIS_FIELD_OPTIONAL 0x1u /* may be missing from an encoding: then zero, empty or NULL */
-#define STASIS_FIELD_VOLATILE 0x2u /* differs between two captures of one stopped machine (clocks):
-                                      compared only when asked for */
-#define STASIS_FIELD_KEY 0x4u      /* names an element within its LIST (scalar or TEXT): elements with
-                                      equal keys are compared with each other wherever they stand */
+/* May be missing from an encoding: then it is zero, empty or NULL. */
+#define STASIS_FIELD_OPTIONAL 0x1u
+/* Differs between two captures of one stopped machine (clocks): compared only when asked for. */
+#define STASIS_FIELD_VOLATILE 0x2u
+/* Names an element within its LIST (scalar or TEXT): elements with equal keys are compared with each
+ * other wherever they stand. */
+#define STASIS_FIELD_KEY 0x4u
 
 struct stasis_table;
 
 struct stasis_field {
-    const char *name;             /* key in CBOR and JSON; snake_case, stable for ever */
+    const char *name; /* key in CBOR and JSON; snake_case, stable for ever */
     enum stasis_field_kind kind;
-    size_t offset;                /* of the member in its struct, bytes */
-    size_t count;                 /* elements, bytes or limit: see each kind */
-    size_t length_offset;         /* BLOB and LIST only */
+    size_t offset;                    /* of the member in its struct, bytes */
+    size_t count;                     /* elements, bytes or limit: see each kind */
+    size_t length_offset;             /* BLOB and LIST only */
     const struct stasis_table *table; /* STRUCT, LIST and PART only */
-    uint64_t max;                 /* largest valid value of a scalar; 0: whatever the kind holds */
-    const char *unit;             /* "bytes", "kHz", "ns", "us"; NULL where there is none */
+    uint64_t max;     /* largest valid value of a scalar; 0: whatever the kind holds */
+    const char *unit; /* "bytes", "kHz", "ns", "us"; NULL where there is none */
     enum stasis_field_show show;
-    unsigned flags;               /* STASIS_FIELD_* flags */
+    unsigned flags; /* STASIS_FIELD_* flags */
 };
 
 struct stasis_table {
@@ -69,6 +71,7 @@ struct stasis_table {
     size_t field_count;
 };
 
+/* clang-format off */
 /* Shorthand for tables: STASIS_F(struct foo, bar, U32, .show = STASIS_SHOW_HEX). */
 #define STASIS_F(type, member, kind_, ...)                                                         \
     { .name = #member, .kind = STASIS_FIELD_##kind_, .offset = offsetof(type, member),             \
@@ -88,6 +91,8 @@ struct stasis_table {
 #define STASIS_TABLE(type, fields_)                                                                \
     { .name = #type, .struct_size = sizeof(type), .fields = (fields_),                             \
       .field_count = sizeof(fields_) / sizeof((fields_)[0]) }
+
+/* clang-format on */
 
 #ifdef __cplusplus
 }

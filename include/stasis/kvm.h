@@ -58,7 +58,7 @@ struct stasis_kvm_vm {
     const uint32_t *vcpu_ids; /* as given to KVM_CREATE_VCPU; NULL: 0, 1, 2, ... */
     size_t vcpu_count;
     bool has_irqchip; /* KVM_CREATE_IRQCHIP was done: PICs, IOAPIC and LAPICs are in the kernel */
-    bool has_lapic;   /* in-kernel LAPICs; also true with KVM_CAP_SPLIT_IRQCHIP, where has_irqchip is not */
+    bool has_lapic;   /* in-kernel LAPICs; also with KVM_CAP_SPLIT_IRQCHIP, without has_irqchip */
     bool has_pit;     /* KVM_CREATE_PIT2 was done */
 };
 
@@ -89,8 +89,9 @@ STASIS_API int stasis_kvm_check_host(const struct stasis_kvm_host *host,
                                      const struct stasis_machine *machine,
                                      struct stasis_error *err);
 
-#define STASIS_KVM_CLOCK_STOPPED 0x1u /* guest clocks go on from the capture, as if no time had passed;
-                                         otherwise kvmclock and TSC advance by the wall time since */
+/* Guest clocks go on from the capture, as if no time had passed; without it kvmclock and TSC advance
+ * by the wall time since. */
+#define STASIS_KVM_CLOCK_STOPPED 0x1u
 
 /**
  * Write a machine's state into a fresh VM with the same vCPUs and in-kernel devices, in the order of

@@ -76,8 +76,7 @@ STASIS_API size_t stasis_machine_vcpu_count(const struct stasis_machine *machine
  *
  * @return 0; -EBADMSG STASIS_ERR_INVALID_MACHINE, text names the field; -E2BIG STASIS_ERR_LIMIT
  */
-STASIS_API int stasis_machine_check(const struct stasis_machine *machine,
-                                    struct stasis_error *err);
+STASIS_API int stasis_machine_check(const struct stasis_machine *machine, struct stasis_error *err);
 
 /* One difference between two machines. */
 struct stasis_difference {
@@ -115,9 +114,8 @@ STASIS_API int stasis_machine_add_device(struct stasis_machine *machine, const c
 
 /** Append a device with opaque state, copied. Errors as stasis_machine_add_device(). */
 STASIS_API int stasis_machine_add_opaque_device(struct stasis_machine *machine, const char *kind,
-                                                const char *id, uint32_t version,
-                                                const void *state, size_t state_size,
-                                                struct stasis_error *err);
+                                                const char *id, uint32_t version, const void *state,
+                                                size_t state_size, struct stasis_error *err);
 
 /** The device of this kind and id (`id` NULL: the first of the kind), or NULL. Owned by `machine`. */
 STASIS_API const struct stasis_device *

@@ -24,7 +24,7 @@ extern "C" {
 #define STASIS_X86_XSAVE_MAX (1024 * 1024)  /* bytes; the kernel's own struct grows by feature */
 #define STASIS_X86_NESTED_MAX (1024 * 1024) /* bytes */
 
-struct stasis_x86_cpuid { /* kvm_cpuid_entry2 */
+struct stasis_x86_cpuid {            /* kvm_cpuid_entry2 */
     uint32_t function, index, flags; /* flags: KVM_CPUID_FLAG_* */
     uint32_t eax, ebx, ecx, edx;
 };
@@ -51,10 +51,10 @@ struct stasis_x86_sregs { /* kvm_sregs2; from kvm_sregs where the kernel has no 
     struct stasis_x86_segment cs, ds, es, fs, gs, ss, tr, ldt;
     struct stasis_x86_table_register gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base;
-    bool pdptrs_valid;              /* KVM_SREGS2_FLAGS_PDPTRS_VALID */
+    bool pdptrs_valid; /* KVM_SREGS2_FLAGS_PDPTRS_VALID */
     uint64_t pdptrs[4];
-    bool has_interrupt_bitmap;      /* read by KVM_GET_SREGS, so interrupt_bitmap means something */
-    uint64_t interrupt_bitmap[4];   /* kvm_sregs: at most one bit, an injected external interrupt */
+    bool has_interrupt_bitmap;    /* read by KVM_GET_SREGS, so interrupt_bitmap means something */
+    uint64_t interrupt_bitmap[4]; /* kvm_sregs: at most one bit, an injected external interrupt */
 };
 
 struct stasis_x86_xcr { /* kvm_xcr */
@@ -142,10 +142,10 @@ struct stasis_x86_pit { /* kvm_pit_state2 */
 };
 
 struct stasis_x86_clock { /* kvm_clock_data */
-    uint64_t clock;    /* ns of kvmclock */
-    uint32_t flags;    /* KVM_CLOCK_* : which of the two below the kernel gave */
-    uint64_t realtime; /* ns since the epoch, host; from CLOCK_REALTIME where KVM did not say */
-    uint64_t host_tsc; /* host TSC at the same moment; 0 when unknown */
+    uint64_t clock;       /* ns of kvmclock */
+    uint32_t flags;       /* KVM_CLOCK_* : which of the two below the kernel gave */
+    uint64_t realtime;    /* ns since the epoch, host; from CLOCK_REALTIME where KVM did not say */
+    uint64_t host_tsc;    /* host TSC at the same moment; 0 when unknown */
 };
 
 struct stasis_x86_machine {

@@ -1,15 +1,16 @@
 /*
  * text.c - bytes from outside, checked or made fit for JSON and for terminals.
  *
- * Touches nothing but the text it is given. If it lets something through, an answer of ours is not JSON
- * any more, or a file's name moves the cursor of whoever looks at it.
+ * Touches nothing but the text it is given. If it lets something through, an answer of ours is not
+ * JSON any more, or a file's name moves the cursor of whoever looks at it.
  */
 #include "base/text.h"
 
 #include <stdint.h>
 #include <string.h>
 
-/* The forms of characters of several bytes (RFC 3629, section 4); bytes after the second are 80..bf. */
+/* The forms of characters of several bytes (RFC 3629, section 4); bytes after the second are
+ * 80..bf. */
 static const struct form {
     uint8_t first_low, first_high, second_low, second_high;
     uint8_t size;
@@ -28,7 +29,8 @@ static const struct form *find_form(uint8_t first)
     return NULL;
 }
 
-/* Bytes of the valid character at `at`, of which `left` (not 0) may be looked at; 0: there is none. */
+/* Bytes of the valid character at `at`, of which `left` (not 0) may be looked at; 0: there is
+ * none. */
 static size_t character_size(const uint8_t *at, size_t left)
 {
     const struct form *form;

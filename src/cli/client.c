@@ -23,7 +23,7 @@
 
 #define ANSWER_MAX (256u * 1024) /* bytes, headers included */
 
-/* --- the request ------------------------------------------------------------------------------- */
+/* --- the request ------------------------------------------------------------------------------ */
 
 static int connect_socket(const char *socket_path, int *ret_fd, struct stasis_error *err)
 {
@@ -81,7 +81,7 @@ static int send_head_and_body(int fd, const struct client_request *request,
     return r;
 }
 
-/* --- the answer -------------------------------------------------------------------------------- */
+/* --- the answer ------------------------------------------------------------------------------- */
 
 /* Wait for the next bytes, or for their end, and tell the caller how time goes by. */
 static void wait_readable(int fd, const struct client_request *request)
@@ -115,8 +115,7 @@ static int receive_answer(int fd, const struct client_request *request, char **r
             return stasis_fail_errno(err, "receive answer");
         size += (size_t)got;
         if (size == ANSWER_MAX)
-            return stasis_fail(err, STASIS_ERR_PROTOCOL, "the answer is over %u bytes",
-                               ANSWER_MAX);
+            return stasis_fail(err, STASIS_ERR_PROTOCOL, "the answer is over %u bytes", ANSWER_MAX);
     }
     text[size] = '\0';
     if (strlen(text) != size)
@@ -176,8 +175,7 @@ static enum stasis_code refusal_code(const char *headers, const char *body)
 }
 
 /* The server's own words for a refusal, or the bare status. */
-static int refusal(enum stasis_code code, int status, json_object *answer,
-                   struct stasis_error *err)
+static int refusal(enum stasis_code code, int status, json_object *answer, struct stasis_error *err)
 {
     json_object *message = NULL;
 

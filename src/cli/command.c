@@ -1,8 +1,9 @@
 /*
  * command.c - option tables on getopt_long, help, and how answers and failures are told.
  *
- * Every subcommand speaks through this file, so what a script may rely on (exit status, where text goes,
- * the shape of a failure) is decided here once. It touches the three standard streams and nothing else.
+ * Every subcommand speaks through this file, so what a script may rely on (exit status, where text
+ * goes, the shape of a failure) is decided here once. It touches the three standard streams and
+ * nothing else.
  */
 #include "cli/command.h"
 
@@ -19,7 +20,8 @@
 #include "base/digest.h"
 #include "base/text.h"
 
-/* Set in what getopt_long() gives for a long option, so that "--json=x" and "-j" differ in optopt. */
+/* Set in what getopt_long() gives for a long option, so that "--json=x" and "-j" differ in
+ * optopt. */
 #define LONG_FORM 0x100
 
 /* --- options and help ------------------------------------------------------------------------- */
@@ -48,8 +50,8 @@ static void print_help(const struct command *command)
     printf("\nstasis %s: %s.\n\n%s\nOptions:\n", command->name, command->summary, command->detail);
     for (size_t i = 0; i < command->option_count; i++)
         print_option(&command->options[i]);
-    print_option(&(struct cli_option){
-        .name = "help", .key = 'h', .letter = true, .help = "this help" });
+    print_option(
+        &(struct cli_option){ .name = "help", .key = 'h', .letter = true, .help = "this help" });
     printf("\nExit status: 0 done, 1 failed, 2 misused.\n");
 }
 
@@ -63,10 +65,10 @@ static void fill_getopt_tables(const struct command *command, struct option *lon
     for (; n < command->option_count; n++) {
         const struct cli_option *option = &command->options[n];
 
-        longopts[n] = (struct option){ .name = option->name,
-                                       .has_arg = option->argument ? required_argument
-                                                                   : no_argument,
-                                       .val = LONG_FORM | option->key };
+        longopts[n] =
+            (struct option){ .name = option->name,
+                             .has_arg = option->argument ? required_argument : no_argument,
+                             .val = LONG_FORM | option->key };
         if (option->letter) {
             *shortopts++ = option->key;
             if (option->argument)
@@ -122,7 +124,7 @@ int cli_option_exit(int key)
     return key == CLI_OPTION_HELP ? cli_flush_answer() : CLI_MISUSED;
 }
 
-/* --- answers and failures ----------------------------------------------------------------------- */
+/* --- answers and failures --------------------------------------------------------------------- */
 
 /* What went wrong, from all that the program may say: `text` is changed. */
 static void print_complaint(const char *command_name, char *text)
@@ -188,8 +190,8 @@ int cli_flush_answer(void)
 
 int cli_print_json(json_object *object)
 {
-    const char *text = json_object_to_json_string_ext(
-        object, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+    const char *text = json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN |
+                                                                  JSON_C_TO_STRING_NOSLASHESCAPE);
 
     if (text)
         puts(text);
@@ -221,7 +223,7 @@ void cli_print_safely(FILE *out, const char *text)
     fputs(copy, out);
 }
 
-/* --- numbers ------------------------------------------------------------------------------------ */
+/* --- numbers ---------------------------------------------------------------------------------- */
 
 bool cli_parse_number(const char *text, uint64_t max, uint64_t *ret_value)
 {

@@ -1,8 +1,8 @@
 /*
  * info.c - `stasis info`: what a snapshot is, without reading its memory.
  *
- * Names and texts come from the file and are anybody's: they are made fit for a terminal and for JSON
- * before they are printed.
+ * Names and texts come from the file and are anybody's: they are made fit for a terminal and for
+ * JSON before they are printed.
  */
 #include <getopt.h>
 #include <inttypes.h>

@@ -1,8 +1,9 @@
 /*
  * main.c - the command `stasis`: finds the subcommand and hands over.
  *
- * Before that it sees to it that descriptors 0 to 2 are open: what is opened later would otherwise take a
- * closed one's number, and a guest's console or an error message would be written into a disk.
+ * Before that it sees to it that descriptors 0 to 2 are open: what is opened later would otherwise
+ * take a closed one's number, and a guest's console or an error message would be written into a
+ * disk.
  */
 #include <errno.h>
 #include <fcntl.h>

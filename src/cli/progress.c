@@ -2,8 +2,8 @@
  * progress.c - the progress line.
  *
  * Written to stderr and only when that is a terminal; first after half a second, then at most ten
- * times a second, so short work stays silent and long work costs nothing. Whoever begins a line must end
- * it, or what is said next is written over it.
+ * times a second, so short work stays silent and long work costs nothing. Whoever begins a line
+ * must end it, or what is said next is written over it.
  */
 #include "cli/progress.h"
 

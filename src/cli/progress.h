@@ -13,7 +13,8 @@ struct progress {
 };
 
 void progress_begin(struct progress *progress, const char *verb);
-/* Whether progress_step() would show something now: for callers that must ask for the numbers first. */
+/* Whether progress_step() would show something now: for callers that must ask for the numbers
+ * first. */
 bool progress_is_due(const struct progress *progress);
 /* A stasis_progress_fn over a struct progress. */
 int progress_step(void *arg, uint64_t done, uint64_t total);

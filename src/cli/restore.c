@@ -1,8 +1,8 @@
 /*
  * restore.c - `stasis restore`: bring a saved microVM back, in the foreground.
  *
- * The guest runs before anything else is done: the control socket's place is taken before, which costs
- * microseconds, but its server is started afterwards, and who connects meanwhile waits.
+ * The guest runs before anything else is done: the control socket's place is taken before, which
+ * costs microseconds, but its server is started afterwards, and who connects meanwhile waits.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -104,11 +104,14 @@ static int restore_run(const struct command *command, int argc, char **argv)
 }
 
 static const struct cli_option options[] = {
-    { .name = "disk", .argument = "ID=PATH", .key = 'd',
+    { .name = "disk",
+      .argument = "ID=PATH",
+      .key = 'd',
       .help = "use this file as disk ID instead of the one at the save" },
     { .name = "paused", .key = 'p', .help = "load, but do not run yet" },
     { .name = "verify", .key = 'v', .help = "check all of memory before the guest runs" },
-    { .name = "clock-stopped", .key = 'c',
+    { .name = "clock-stopped",
+      .key = 'c',
       .help = "guest clocks go on from the save instead of jumping to now" },
     { .name = "timings", .key = 't', .help = "tell on stderr how long each step took" },
     SESSION_OPTIONS,
@@ -118,9 +121,11 @@ const struct command cmd_restore = {
     .name = "restore",
     .synopsis = "[OPTION]... FILE",
     .summary = "bring a saved microVM back",
-    .detail = "The guest goes on exactly where it was saved, in the foreground, as with 'stasis run'. Its memory\n"
-              "is mapped from FILE and read as it is touched; FILE itself is never changed. The guest is told\n"
-              "that it is a new copy of itself (VMGenID) and its clocks are set forward to now.\n",
+    .detail =
+        "The guest goes on exactly where it was saved, in the foreground, as with 'stasis run'.\n"
+        "Its memory is mapped from FILE and read as it is touched; FILE itself is never\n"
+        "changed. The guest is told that it is a new copy of itself (VMGenID) and its clocks\n"
+        "are set forward to now.\n",
     CLI_OPTIONS(options),
     .run = restore_run,
 };

@@ -1,8 +1,8 @@
 /*
  * run.c - `stasis run`: boot a guest in a microVM, in the foreground.
  *
- * Only turns options into a configuration: whether a kernel is a kernel and a disk is there is the microVM's
- * to find out, and is a failure, not a misuse.
+ * Only turns options into a configuration: whether a kernel is a kernel and a disk is there is the
+ * microVM's to find out, and is a failure, not a misuse.
  */
 #include <getopt.h>
 #include <string.h>
@@ -150,14 +150,20 @@ static int run_run(const struct command *command, int argc, char **argv)
 }
 
 static const struct cli_option options[] = {
-    { .name = "kernel", .argument = "PATH", .key = 'k',
+    { .name = "kernel",
+      .argument = "PATH",
+      .key = 'k',
       .help = "bzImage, ELF vmlinux (PVH) or flat guest" },
     { .name = "initrd", .argument = "PATH", .key = 'I', .help = "initial RAM disk" },
     { .name = "cmdline", .argument = "TEXT", .key = 'C', .help = "kernel command line" },
     { .name = "cpus", .argument = "N", .key = 'c', .help = "vCPUs, 1 to 32 (1)" },
-    { .name = "memory", .argument = "SIZE", .key = 'm',
+    { .name = "memory",
+      .argument = "SIZE",
+      .key = 'm',
       .help = "guest RAM, such as 512M or 4G, at most 64G (128M)" },
-    { .name = "disk", .argument = "id=ID,path=PATH[,readonly]", .key = 'd',
+    { .name = "disk",
+      .argument = "id=ID,path=PATH[,readonly]",
+      .key = 'd',
       .help = "add a virtio disk; up to 7" },
     { .name = "rng", .key = 'r', .help = "add a virtio entropy device" },
     SESSION_OPTIONS,
@@ -167,9 +173,9 @@ const struct command cmd_run = {
     .name = "run",
     .synopsis = "[--kernel PATH] [--api-socket PATH] [OPTION]...",
     .summary = "boot a guest in a microVM",
-    .detail = "Runs in the foreground until the guest powers off, crashes, or a signal ends it. Without a kernel\n"
-              "the microVM waits to be configured and started over its control socket.\n"
-              "On a terminal, Ctrl-A x ends the run.\n",
+    .detail = "Runs in the foreground until the guest powers off, crashes, or a signal ends it.\n"
+              "Without a kernel the microVM waits to be configured and started over its control\n"
+              "socket. On a terminal, Ctrl-A x ends the run.\n",
     CLI_OPTIONS(options),
     .run = run_run,
 };

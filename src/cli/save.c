@@ -39,7 +39,7 @@ static int make_absolute(const char *path, char **ret_path, struct stasis_error 
     return 0;
 }
 
-/* --- the request ------------------------------------------------------------------------------- */
+/* --- the request ------------------------------------------------------------------------------ */
 
 /* What the user asked for. */
 struct save_request {
@@ -126,7 +126,7 @@ static int create_snapshot(const char *socket_path, json_object *body, json_obje
     return r;
 }
 
-/* --- the answer -------------------------------------------------------------------------------- */
+/* --- the answer ------------------------------------------------------------------------------- */
 
 /* NULL: not there, or not a text. */
 static const char *report_text(json_object *report, const char *key)
@@ -264,9 +264,15 @@ static int save_run(const struct command *command, int argc, char **argv)
 }
 
 static const struct cli_option options[] = {
-    { .name = "socket", .argument = "PATH", .key = 's', .letter = true,
+    { .name = "socket",
+      .argument = "PATH",
+      .key = 's',
+      .letter = true,
       .help = "the microVM's control socket" },
-    { .name = "output", .argument = "FILE", .key = 'o', .letter = true,
+    { .name = "output",
+      .argument = "FILE",
+      .key = 'o',
+      .letter = true,
       .help = "the snapshot to write; an existing file is replaced as a whole" },
     { .name = "diff", .key = 'd', .help = "write only what changed since the parent" },
     { .name = "parent", .argument = "FILE", .key = 'p',

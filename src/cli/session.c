@@ -1,8 +1,9 @@
 /*
  * session.c - a microVM in the foreground, from its making to its exit status.
  *
- * Power-off by the guest and a signal from outside are orderly ends (0); a crashed guest is a failure (1).
- * Nothing is said before the microVM is gone: until then the terminal is the guest's, in raw mode.
+ * Power-off by the guest and a signal from outside are orderly ends (0); a crashed guest is a
+ * failure (1). Nothing is said before the microVM is gone: until then the terminal is the guest's,
+ * in raw mode.
  */
 #include "cli/session.h"
 

@@ -27,19 +27,27 @@ struct session {
 
 /* Options that both commands have, for their tables. */
 #define SESSION_OPTIONS                                                                            \
-    { .name = "serial", .argument = "TARGET", .key = 'S',                                          \
+    { .name = "serial",                                                                            \
+      .argument = "TARGET",                                                                        \
+      .key = 'S',                                                                                  \
       .help = "stdio (default), none, file:PATH or socket:PATH" },                                 \
-        { .name = "api-socket", .argument = "PATH", .key = 'a',                                    \
+        { .name = "api-socket",                                                                    \
+          .argument = "PATH",                                                                      \
+          .key = 'a',                                                                              \
           .help = "serve the control socket there" },                                              \
         { .name = "id", .argument = "ID", .key = 'i', .help = "instance id" },                     \
-        { .name = "quiesce-timeout", .argument = "MS", .key = 'q',                                 \
+        { .name = "quiesce-timeout",                                                               \
+          .argument = "MS",                                                                        \
+          .key = 'q',                                                                              \
           .help = "time limit for standing still, milliseconds (5000)" },                          \
         { .name = "track-dirty", .key = 'T', .help = "watch what changes, for diffs" },            \
         { .name = "hugepages", .argument = "KIND", .key = 'H',                                     \
           .help = "pages of guest RAM: none (default), thp or 2M" },                               \
         { .name = "exit-on-reset", .key = 'x', .help = "a reset ends the run" },                   \
         { .name = "no-seccomp", .key = 'n', .help = "no system call filter" },                     \
-        { .name = "json", .key = 'j', .help = "tell how it ended as one JSON object" }
+    {                                                                                              \
+        .name = "json", .key = 'j', .help = "tell how it ended as one JSON object"                 \
+    }
 
 /* Take one of the options above. CLI_DONE; CLI_MISUSED when its argument is bad (reported). */
 int session_option(struct session *session, int key, const char *argument);
@@ -53,8 +61,8 @@ int session_begin(struct session *session, struct stasis_error *err);
 /* Serve the control socket and wait for the end. Fails when the guest crashed. */
 int session_wait(struct session *session, struct stasis_error *err);
 
-/* Give everything back, the terminal too, then say how it ended: `result` and `err` are of the first
- * step that failed, or 0. The exit status. */
+/* Give everything back, the terminal too, then say how it ended: `result` and `err` are of the
+ * first step that failed, or 0. The exit status. */
 int session_end(struct session *session, int result, const struct stasis_error *err);
 
 #endif

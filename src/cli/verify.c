@@ -43,7 +43,7 @@ static void print_damage(const struct stasis_verify_options *checked,
     }
     if (report->blocks_bad > shown)
         printf("bad: %" PRIu64 " more\n", report->blocks_bad - shown);
-    (void)cli_flush_answer(); /* before the reason, which goes to stderr; the exit status is 1 anyway */
+    (void)cli_flush_answer(); /* before the reason on stderr; the exit status is 1 anyway */
 }
 
 static int print_good(const char *path, const struct stasis_verify_report *report)
@@ -115,8 +115,9 @@ const struct command cmd_verify = {
     .name = "verify",
     .synopsis = "[--json] FILE",
     .summary = "check every digest of a snapshot",
-    .detail = "Reads the whole file, guest memory included, and checks each block against its digest and all\n"
-              "digests against the root. Names each bad block with its section and place.\n",
+    .detail =
+        "Reads the whole file, guest memory included, and checks each block against its digest\n"
+        "and all digests against the root. Names each bad block with its section and place.\n",
     CLI_OPTIONS(options),
     .run = verify_run,
 };

@@ -66,7 +66,10 @@ static int resume_run(const struct command *command, int argc, char **argv)
 }
 
 static const struct cli_option options[] = {
-    { .name = "socket", .argument = "PATH", .key = 's', .letter = true,
+    { .name = "socket",
+      .argument = "PATH",
+      .key = 's',
+      .letter = true,
       .help = "the microVM's control socket" },
     { .name = "json", .key = 'j', .help = "answer as one JSON object" },
 };
@@ -75,8 +78,10 @@ const struct command cmd_pause = {
     .name = "pause",
     .synopsis = "--socket PATH [--json]",
     .summary = "make a running microVM stand still",
-    .detail = "Returns when all vCPUs have stopped and no device request is under way. A microVM that cannot\n"
-              "be stopped within its time limit goes on, and the command fails with QuiesceTimeout.\n",
+    .detail =
+        "Returns when all vCPUs have stopped and no device request is under way. A microVM that\n"
+        "cannot be stopped within its time limit goes on, and the command fails with\n"
+        "QuiesceTimeout.\n",
     CLI_OPTIONS(options),
     .run = pause_run,
 };

@@ -9,6 +9,8 @@
  * the same breath, so it is in that harvest, whose reader comes later. The flags order everything else: load
  * with acquire, store with release (Documentation/virt/kvm/api.rst, 8.29).
  *
+ * A ring that KVM filled all around may have lost entries; then all of memory is dirty, once.
+ *
  * vCPU threads empty rings too, when KVM_RUN says that theirs is full; so a lock, and pages that wait for
  * the next harvest. All rings are emptied at once: a reset concerns all of them.
  */
@@ -47,6 +49,15 @@ static int enable(int vm_fd, uint32_t cap, uint64_t value, const char *name,
     return stasis_fail_errno_as(err, STASIS_ERR_KVM, "KVM_ENABLE_CAP %s", name);
 }
 
+static int check_size(uint32_t ring_size, struct stasis_error *err)
+{
+    if (ring_size >= (uint32_t)sysconf(_SC_PAGESIZE) && (ring_size & (ring_size - 1)) == 0)
+        return 0;
+    return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                       "a dirty ring of %u bytes: not a power of two of at least one page",
+                       ring_size);
+}
+
 int stasis_kvm_enable_dirty_ring(int vm_fd, uint32_t ring_size, struct stasis_error *err)
 {
     const bool acq_rel = offered(vm_fd, KVM_CAP_DIRTY_LOG_RING_ACQ_REL) > 0;
@@ -56,13 +67,12 @@ int stasis_kvm_enable_dirty_ring(int vm_fd, uint32_t ring_size, struct stasis_er
 
     if (size_max == 0 || KVM_DIRTY_LOG_PAGE_OFFSET == 0)
         return stasis_fail(err, STASIS_ERR_UNSUPPORTED, "KVM has no dirty rings here");
-    if (ring_size < (uint32_t)sysconf(_SC_PAGESIZE) || (ring_size & (ring_size - 1)) != 0)
-        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "a dirty ring of %u bytes: not a power of two of at least one page",
-                           ring_size);
+    r = check_size(ring_size, err);
+    if (r < 0)
+        return r;
     if (ring_size > size_max)
-        return stasis_fail(err, STASIS_ERR_LIMIT,
-                           "a dirty ring of %u bytes, KVM takes at most %u", ring_size, size_max);
+        return stasis_fail(err, STASIS_ERR_LIMIT, "a dirty ring of %u bytes, KVM takes at most %u",
+                           ring_size, size_max);
     r = enable(vm_fd, cap, ring_size, "dirty ring", err);
     if (r == 0 && offered(vm_fd, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP) > 0)
         r = enable(vm_fd, KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP, 0, "dirty ring with bitmap", err);
@@ -75,6 +85,7 @@ struct ring {
     struct kvm_dirty_gfn *entries; /* shared with KVM; NULL: not mapped */
     uint32_t next;                 /* entry to be filled or read next, where it is known */
     bool next_known;
+    bool overrun; /* KVM wrote further than all around: it goes on somewhere ahead of `next` */
 };
 
 struct tracker_ring {
@@ -105,40 +116,65 @@ static bool is_dirty(const struct ring *ring, uint32_t index)
     return (flags_of(&ring->entries[index]) & KVM_DIRTY_GFN_F_DIRTY) != 0;
 }
 
-/* A ring that was used before goes on where that user stopped, which KVM does not tell: the first dirty
- * entry behind one that is not is the oldest. KVM never fills a ring quite, so there is one. */
-static void find_next(struct ring *ring, uint32_t entry_count)
+/* The oldest dirty entry: the first behind one that is not. False when nothing is dirty. */
+static bool find_oldest(const struct ring *ring, uint32_t entry_count, uint32_t *ret_index)
 {
     for (uint32_t i = 0; i < entry_count; i++) {
         if (is_dirty(ring, i) && !is_dirty(ring, (i + entry_count - 1) % entry_count)) {
-            ring->next = i;
-            ring->next_known = true;
-            return;
+            *ret_index = i;
+            return true;
         }
     }
+    return false;
+}
+
+static void hand_back(struct ring *ring, uint32_t index)
+{
+    __atomic_store_n(&ring->entries[index].flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+}
+
+/* Where does KVM go on? A ring that was used before goes on where its user stopped. One that was overrun
+ * has entries that KVM takes for filled, and we for empty: it waits for those to be handed back. */
+static bool find_next(struct ring *ring, uint32_t entry_count)
+{
+    uint32_t oldest;
+
+    if (ring->next_known && !ring->overrun)
+        return true;
+    if (!find_oldest(ring, entry_count, &oldest))
+        return false;
+    for (; ring->overrun && ring->next != oldest; ring->next = (ring->next + 1) % entry_count)
+        hand_back(ring, ring->next);
+    ring->next = oldest;
+    ring->next_known = true;
+    ring->overrun = false;
+    return true;
 }
 
 /* Returns whether anything was there. */
 static bool read_ring(struct tracker_ring *tracker, struct ring *ring)
 {
     const uint32_t entry_count = tracker->ring_size / (uint32_t)sizeof(*ring->entries);
-    bool any = false;
+    uint32_t read_count = 0;
 
-    if (!ring->next_known)
-        find_next(ring, entry_count);
-    if (!ring->next_known)
+    if (!find_next(ring, entry_count))
         return false;
-    /* At most once around: a vCPU that writes as fast as we read must not hold us here. */
-    for (uint32_t i = 0; i < entry_count && is_dirty(ring, ring->next); i++) {
-        struct kvm_dirty_gfn *entry = &ring->entries[ring->next];
+    while (read_count < entry_count && is_dirty(ring, ring->next)) {
+        const struct kvm_dirty_gfn *entry = &ring->entries[ring->next];
 
         kvm_slots_add_page(&tracker->slots, entry->slot, entry->offset, &tracker->tracker.map,
                            &tracker->seen);
-        __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+        hand_back(ring, ring->next);
         ring->next = (ring->next + 1) % entry_count;
-        any = true;
+        read_count++;
     }
-    return any;
+    /* KVM keeps entries in reserve and lets no vCPU run that has used up the rest. A ring that is full all
+     * around was overrun by writes that it emulated in a row: what was in it before is not known. */
+    if (read_count == entry_count) {
+        stasis_page_set_add(&tracker->seen, 0, tracker->seen.page_count);
+        ring->overrun = true;
+    }
+    return read_count > 0;
 }
 
 /* --- all rings ------------------------------------------------------------------------------ */
@@ -230,17 +266,53 @@ static const struct tracker_ops ring_ops = {
 
 /* --- opening -------------------------------------------------------------------------------- */
 
+enum ring_page { RING_PAGE_NONE, RING_PAGE_THERE, RING_PAGE_UNKNOWN };
+
+/* Is there a page of the ring at this offset of the vCPU's descriptor? KVM lets anything be mapped there,
+ * and kills who touches what does not exist. */
+static enum ring_page ring_page_at(int vcpu_fd, off_t offset)
+{
+    const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *page = mmap(NULL, size, PROT_READ, MAP_SHARED, vcpu_fd, offset);
+    enum ring_page found;
+
+    if (page == MAP_FAILED)
+        return RING_PAGE_NONE;
+    if (madvise(page, size, MADV_POPULATE_READ) == 0)
+        found = RING_PAGE_THERE;
+    else
+        found = errno == EFAULT ? RING_PAGE_NONE : RING_PAGE_UNKNOWN; /* before Linux 5.14 */
+    munmap(page, size);
+    return found;
+}
+
+static int check_ring_size(int vcpu_fd, off_t offset, uint32_t ring_size, struct stasis_error *err)
+{
+    const off_t last = offset + (off_t)ring_size - sysconf(_SC_PAGESIZE);
+
+    if (ring_page_at(vcpu_fd, offset) == RING_PAGE_NONE)
+        return stasis_fail(err, STASIS_ERR_WRONG_STATE, "the VM has no dirty rings");
+    if (ring_page_at(vcpu_fd, last) == RING_PAGE_NONE ||
+        ring_page_at(vcpu_fd, offset + (off_t)ring_size) == RING_PAGE_THERE)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "the dirty rings of the VM are not of %u bytes", ring_size);
+    return 0;
+}
+
 static int map_rings(struct tracker_ring *ring, const int *vcpu_fds, size_t vcpu_count,
                      struct stasis_error *err)
 {
     const off_t offset = (off_t)KVM_DIRTY_LOG_PAGE_OFFSET * sysconf(_SC_PAGESIZE);
+    const int r = check_ring_size(vcpu_fds[0], offset, ring->ring_size, err);
 
-    ring->rings = calloc(vcpu_count ? vcpu_count : 1, sizeof(*ring->rings));
+    if (r < 0)
+        return r;
+    ring->rings = calloc(vcpu_count, sizeof(*ring->rings));
     if (!ring->rings)
         return stasis_fail_memory(err, "dirty rings");
     for (size_t i = 0; i < vcpu_count; i++) {
-        void *entries = mmap(NULL, ring->ring_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_fds[i],
-                             offset);
+        void *entries =
+            mmap(NULL, ring->ring_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_fds[i], offset);
 
         if (entries == MAP_FAILED)
             return stasis_fail_errno_as(err, STASIS_ERR_KVM, "map the dirty ring of vCPU %zu", i);
@@ -258,10 +330,9 @@ static int open_parts(struct tracker_ring *ring, const int *vcpu_fds, size_t vcp
 
     if (vcpu_count == 0)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "dirty rings of no vCPUs");
-    if (ring->ring_size < sizeof(struct kvm_dirty_gfn) ||
-        (ring->ring_size & (ring->ring_size - 1)) != 0)
-        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "dirty rings of %u bytes",
-                           ring->ring_size);
+    r = check_size(ring->ring_size, err);
+    if (r < 0)
+        return r;
     r = stasis_page_set_init(&ring->seen, ring->tracker.map.page_count, err);
     if (r == 0)
         r = kvm_slots_init(&ring->slots, slots, slot_count, &ring->tracker.map, err);

@@ -58,8 +58,8 @@ static int check_slot(const struct stasis_kvm_slot *slot, uint32_t page_size,
     if (__builtin_add_overflow(slot->gpa, slot->size, &end) ||
         slot->size / page_size > UINT32_MAX - 63)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "memory slot %u (0x%jx, %ju bytes) is larger than KVM takes",
-                           slot->slot, (uintmax_t)slot->gpa, (uintmax_t)slot->size);
+                           "memory slot %u (0x%jx, %ju bytes) is larger than KVM takes", slot->slot,
+                           (uintmax_t)slot->gpa, (uintmax_t)slot->size);
     if ((slot->flags & ~(uint32_t)KVM_MEM_READONLY) != 0)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
                            "memory slot %u has flags 0x%x, only KVM_MEM_READONLY is accepted",
@@ -97,8 +97,8 @@ static int check_covered(const struct kvm_slots *slots, const struct region_map 
             const struct stasis_kvm_slot *slot = &slots->slots[s];
 
             if (s >= slots->slot_count || space_of(slot) != 0 || slot->gpa > gpa)
-                return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                                   "no memory slot covers 0x%jx", (uintmax_t)gpa);
+                return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "no memory slot covers 0x%jx",
+                                   (uintmax_t)gpa);
             if (gpa - slot->gpa < slot->size)
                 gpa = slot->gpa + slot->size;
             if (gpa <= end)

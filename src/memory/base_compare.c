@@ -29,9 +29,9 @@ struct compare_job {
     const struct region_map *map;
     const struct base_reader *reader;
     const struct stasis_page_set *wanted; /* NULL: all pages */
-    struct stasis_page_set *set;          /* gains differing pages, or loses equal ones when `refine` */
+    struct stasis_page_set *set; /* gains differing pages, or loses equal ones when `refine` */
     bool refine;
-    uint8_t *buffers; /* SLAB_SIZE for each worker */
+    uint8_t *buffers;     /* SLAB_SIZE for each worker */
     pthread_mutex_t lock; /* for the set's summary, and `dropped` */
     uint64_t dropped;
 };

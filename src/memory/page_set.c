@@ -137,15 +137,13 @@ uint64_t stasis_page_set_count(const struct stasis_page_set *set)
 {
     uint64_t count = 0;
 
-    for_each_word(set, i)
-        count += (uint64_t)__builtin_popcountll(set->words[i]);
+    for_each_word(set, i) count += (uint64_t)__builtin_popcountll(set->words[i]);
     return count;
 }
 
 void stasis_page_set_clear(struct stasis_page_set *set)
 {
-    for_each_word(set, i)
-        set->words[i] = 0;
+    for_each_word(set, i) set->words[i] = 0;
     memset(set->summary, 0,
            page_set_words(page_set_words(set->page_count)) * sizeof(*set->summary));
 }

@@ -26,7 +26,7 @@
 #define UFFD_FEATURE_WP_ASYNC (1 << 15)
 #endif
 
-struct pagemap_region { /* struct page_region */
+struct pagemap_region {  /* struct page_region */
     uint64_t start, end; /* addresses */
     uint64_t categories;
 };

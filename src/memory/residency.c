@@ -34,7 +34,7 @@
 #define ENTRY_SWAPPED (UINT64_C(1) << 62)
 #define ENTRY_FILE (UINT64_C(1) << 61) /* of a file, or shared */
 
-struct mapping { /* a line of /proc/self/maps */
+struct mapping {         /* a line of /proc/self/maps */
     uint64_t start, end; /* addresses */
     uint64_t file_off;   /* of start */
     unsigned dev_major, dev_minor;
@@ -153,8 +153,9 @@ static bool add_file_data(struct residency *job, const struct mapping *mapping, 
         if (hole <= data)
             return false;
         off = (uint64_t)hole < off_end ? (uint64_t)hole : off_end;
-        add_addresses(job, mapping->start + ((uint64_t)data - mapping->file_off) / STASIS_PAGE_SIZE *
-                                                STASIS_PAGE_SIZE,
+        add_addresses(job,
+                      mapping->start + ((uint64_t)data - mapping->file_off) / STASIS_PAGE_SIZE *
+                                           STASIS_PAGE_SIZE,
                       mapping->start + (off - mapping->file_off));
     }
     return true;

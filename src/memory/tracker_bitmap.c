@@ -15,9 +15,13 @@
  *     fine  --no fault for `quiet_windows` windows--------> whole, seen at its next fault
  *
  * Nothing runs in the background and nobody scans blocks: a block is looked at when it faults.
+ *
+ * Granting a range and marking it are one step to a harvest, by a lock that faults share: a range that is
+ * open and not marked would be written to without anyone knowing. Plain marks take no lock.
  */
 #include "memory/tracker_bitmap.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
@@ -40,6 +44,7 @@ struct tracker_bitmap {
     struct stasis_fault_options options; /* protect NULL: marks only */
     size_t *first_blocks;                /* of each region: index into blocks */
     _Atomic uint64_t *blocks;            /* NULL without options */
+    pthread_rwlock_t faults; /* shared: a range is being granted; exclusive: harvested, protected */
 };
 
 static struct tracker_bitmap *as_bitmap(struct stasis_tracker *tracker)
@@ -114,44 +119,60 @@ static int find_faulted(const struct tracker_bitmap *bitmap, uint64_t gpa, size_
     return 0;
 }
 
+struct range {
+    uint64_t gpa, size;
+};
+
+static struct range page_of(uint64_t gpa)
+{
+    return (struct range){ .gpa = gpa - gpa % STASIS_PAGE_SIZE, .size = STASIS_PAGE_SIZE };
+}
+
+/* The fault's block, as far as its region goes. Cannot wrap: the block is aligned. */
+static struct range whole_block(const struct stasis_region *region, uint64_t gpa)
+{
+    const uint64_t region_last = region->gpa + (region->size - 1);
+    uint64_t first = gpa - gpa % STASIS_FAULT_BLOCK_SIZE;
+    uint64_t last = first + (STASIS_FAULT_BLOCK_SIZE - 1);
+
+    first = first < region->gpa ? region->gpa : first;
+    last = last > region_last ? region_last : last;
+    return (struct range){ .gpa = first, .size = last - first + 1 };
+}
+
+static bool bitmap_mark(struct stasis_tracker *tracker, uint64_t gpa, uint64_t size);
 static const struct tracker_ops bitmap_ops;
 
-int tracker_fault_at(struct stasis_tracker *tracker, uint64_t gpa, uint64_t now_ms,
-                     uint64_t *ret_gpa, uint64_t *ret_size)
+int tracker_fault_at(struct stasis_tracker *tracker, uint64_t gpa, uint64_t now_ms)
 {
     struct tracker_bitmap *bitmap = as_bitmap(tracker);
-    const struct stasis_region *region;
-    uint64_t first, last;
+    const struct stasis_fault_options *options;
+    struct range range;
     size_t index;
+    int r;
 
     if (tracker->ops != &bitmap_ops || find_faulted(bitmap, gpa, &index) < 0)
         return -EINVAL;
-    region = &tracker->map.regions[index];
-    if (count_fault(&bitmap->options, block_at(bitmap, index, gpa), now_ms)) {
-        *ret_gpa = gpa - gpa % STASIS_PAGE_SIZE;
-        *ret_size = STASIS_PAGE_SIZE;
-        return 0;
-    }
-    first = gpa - gpa % STASIS_FAULT_BLOCK_SIZE;
-    last = first + (STASIS_FAULT_BLOCK_SIZE - 1); /* cannot wrap: the block is aligned */
-    if (first < region->gpa)
-        first = region->gpa;
-    if (last > region->gpa + (region->size - 1))
-        last = region->gpa + (region->size - 1);
-    *ret_gpa = first;
-    *ret_size = last - first + 1;
-    return 0;
+    options = &bitmap->options;
+    range = count_fault(options, block_at(bitmap, index, gpa), now_ms)
+                ? page_of(gpa)
+                : whole_block(&tracker->map.regions[index], gpa);
+
+    pthread_rwlock_rdlock(&bitmap->faults);
+    r = options->grant(options->arg, range.gpa, range.size);
+    if (r == 0)
+        (void)bitmap_mark(tracker, range.gpa, range.size); /* all of it is memory */
+    pthread_rwlock_unlock(&bitmap->faults);
+    return r;
 }
 
-int stasis_tracker_fault(struct stasis_tracker *tracker, uint64_t gpa, uint64_t *ret_gpa,
-                         uint64_t *ret_size)
+int stasis_tracker_fault(struct stasis_tracker *tracker, uint64_t gpa)
 {
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     return tracker_fault_at(tracker, gpa,
-                            (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000, ret_gpa,
-                            ret_size);
+                            (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
 }
 
 /* --- marks ---------------------------------------------------------------------------------- */
@@ -193,7 +214,7 @@ static int protect_range(const struct tracker_bitmap *bitmap, size_t region_inde
 
         while (next < end && granule_of(bitmap, region_index, next) == granule)
             next = block_end(next, end);
-        r = bitmap->options.protect(bitmap->options.protect_arg, gpa, next - gpa, granule);
+        r = bitmap->options.protect(bitmap->options.arg, gpa, next - gpa, granule);
         if (r < 0) {
             errno = -r;
             return stasis_fail_errno(err, "write-protect 0x%jx, %ju bytes", (uintmax_t)gpa,
@@ -225,15 +246,11 @@ static int protect_run(const struct tracker_bitmap *bitmap, uint64_t page, uint6
 }
 
 /* All of pending, not only what was drained just now: a harvest that failed may have left some open. */
-static int bitmap_harvest(struct stasis_tracker *tracker, struct stasis_error *err)
+static int protect_pending(const struct tracker_bitmap *bitmap, struct stasis_error *err)
 {
-    struct tracker_bitmap *bitmap = as_bitmap(tracker);
     uint64_t first, count;
 
-    atomic_set_drain(&bitmap->marks, &tracker->pending);
-    if (!bitmap->options.protect)
-        return 0;
-    for (uint64_t at = 0; stasis_page_set_next_run(&tracker->pending, at, &first, &count);
+    for (uint64_t at = 0; stasis_page_set_next_run(&bitmap->tracker.pending, at, &first, &count);
          at = first + count) {
         const int r = protect_run(bitmap, first, first + count, err);
 
@@ -243,19 +260,40 @@ static int bitmap_harvest(struct stasis_tracker *tracker, struct stasis_error *e
     return 0;
 }
 
-/* First forget, then protect: a range granted and marked in between would stay open, unmarked. */
+static int bitmap_harvest(struct stasis_tracker *tracker, struct stasis_error *err)
+{
+    struct tracker_bitmap *bitmap = as_bitmap(tracker);
+    int r;
+
+    if (!bitmap->options.protect) {
+        atomic_set_drain(&bitmap->marks, &tracker->pending);
+        return 0;
+    }
+    pthread_rwlock_wrlock(&bitmap->faults);
+    atomic_set_drain(&bitmap->marks, &tracker->pending);
+    r = protect_pending(bitmap, err);
+    pthread_rwlock_unlock(&bitmap->faults);
+    return r;
+}
+
 static int bitmap_arm(struct stasis_tracker *tracker, struct stasis_error *err)
 {
     struct tracker_bitmap *bitmap = as_bitmap(tracker);
+    int r = 0;
 
+    pthread_rwlock_wrlock(&bitmap->faults);
     atomic_set_drain(&bitmap->marks, &tracker->pending);
-    return bitmap->options.protect ? protect_run(bitmap, 0, tracker->map.page_count, err) : 0;
+    if (bitmap->options.protect)
+        r = protect_run(bitmap, 0, tracker->map.page_count, err);
+    pthread_rwlock_unlock(&bitmap->faults);
+    return r;
 }
 
 static void bitmap_close(struct stasis_tracker *tracker)
 {
     struct tracker_bitmap *bitmap = as_bitmap(tracker);
 
+    pthread_rwlock_destroy(&bitmap->faults);
     atomic_set_release(&bitmap->marks);
     free(bitmap->first_blocks);
     free(bitmap->blocks);
@@ -289,14 +327,25 @@ static int make_blocks(struct tracker_bitmap *bitmap, struct stasis_error *err)
     return bitmap->blocks ? 0 : stasis_fail_memory(err, "counters of write faults");
 }
 
+/* A harvest must not wait for ever where faults never cease. */
+static void init_lock(pthread_rwlock_t *lock)
+{
+    pthread_rwlockattr_t attr;
+
+    pthread_rwlockattr_init(&attr);
+    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(lock, &attr);
+    pthread_rwlockattr_destroy(&attr);
+}
+
 static int set_options(struct tracker_bitmap *bitmap, const struct stasis_fault_options *options,
                        struct stasis_error *err)
 {
     if (!options)
         return 0;
-    if (!options->protect)
+    if (!options->protect || !options->grant)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "write faults without a way to protect memory again");
+                           "write faults without a way to grant and to protect memory");
     bitmap->options = *options;
     if (options->threshold == 0)
         bitmap->options.threshold = THRESHOLD_DEFAULT;
@@ -321,6 +370,7 @@ int stasis_tracker_open_bitmap(const struct stasis_memory *memory,
         free(bitmap);
         return r;
     }
+    init_lock(&bitmap->faults);
     r = atomic_set_init(&bitmap->marks, bitmap->tracker.map.page_count, err);
     if (r == 0)
         r = set_options(bitmap, options, err);

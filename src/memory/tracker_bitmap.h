@@ -7,7 +7,6 @@
 #include <stasis/dirty.h>
 
 /* stasis_tracker_fault() at this time of a monotonic clock. */
-int tracker_fault_at(struct stasis_tracker *tracker, uint64_t gpa, uint64_t now_ms,
-                     uint64_t *ret_gpa, uint64_t *ret_size);
+int tracker_fault_at(struct stasis_tracker *tracker, uint64_t gpa, uint64_t now_ms);
 
 #endif

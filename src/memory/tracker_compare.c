@@ -93,8 +93,8 @@ int stasis_dirty_refine(struct stasis_page_set *set, const struct stasis_memory 
     r = region_map_need_hva(&map, err);
     if (r == 0 && set->page_count != map.page_count)
         r = stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                        "the set is for %ju pages, the memory has %ju",
-                        (uintmax_t)set->page_count, (uintmax_t)map.page_count);
+                        "the set is for %ju pages, the memory has %ju", (uintmax_t)set->page_count,
+                        (uintmax_t)map.page_count);
     if (r == 0)
         r = base_compare_refine(&map, &reader, set, &dropped, err);
     region_map_release(&map);

@@ -2,8 +2,8 @@
  * api_json.c - strict reading of request bodies.
  *
  * json-c does the parsing. What it lets pass (a key given twice, names in single quotes, control
- * characters, a name that ends early at an escaped NUL) is refused here, by a scan of the text: two readers of one body must not
- * come to different conclusions.
+ * characters, a name that ends early at an escaped NUL) is refused here, by a scan of the text: two
+ * readers of one body must not come to different conclusions.
  */
 #include "microvm/api_json.h"
 
@@ -36,7 +36,8 @@ static size_t count_keys(json_object *value)
     return count;
 }
 
-/* Keys as written: colons outside of strings. False: what RFC 8259 does not allow, or an escaped NUL. */
+/* Keys as written: colons outside of strings. False: what RFC 8259 does not allow, or an escaped
+ * NUL. */
 static bool scan_text(const char *text, size_t size, size_t *ret_key_count)
 {
     static const char escaped_nul[] = "\\u0000";
@@ -61,8 +62,7 @@ static bool scan_text(const char *text, size_t size, size_t *ret_key_count)
     return true;
 }
 
-static int check_keys(json_object *object, const char *text, size_t size,
-                      struct stasis_error *err)
+static int check_keys(json_object *object, const char *text, size_t size, struct stasis_error *err)
 {
     size_t written;
 
@@ -153,9 +153,8 @@ static int take_number(const struct api_key *key, json_object *value, struct sta
                            key->name);
     number = json_object_get_uint64(value); /* 0 for negative ones */
     if (json_object_get_int64(value) < 0 || number < key->min || number > key->max)
-        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                           "'%s' must be %llu to %llu, not %s", key->name,
-                           (unsigned long long)key->min, (unsigned long long)key->max,
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "'%s' must be %llu to %llu, not %s",
+                           key->name, (unsigned long long)key->min, (unsigned long long)key->max,
                            json_object_get_string(value));
     *(uint64_t *)key->ret = number;
     return 0;

@@ -1,7 +1,7 @@
 /* api_json.h - strict reading of request bodies.
  *
- * A body is one JSON object and nothing else; every key must be known, none may come twice, types and
- * ranges must fit. What is wrong is said by name. */
+ * A body is one JSON object and nothing else; every key must be known, none may come twice, types
+ * and ranges must fit. What is wrong is said by name. */
 #ifndef STASIS_MICROVM_API_JSON_H
 #define STASIS_MICROVM_API_JSON_H
 
@@ -18,7 +18,7 @@ enum api_key_kind {
     API_BOOL,        /* bool */
     API_NUMBER,      /* uint64_t, min..max */
     API_ARRAY,       /* json_object *: lives as long as the body */
-    API_NOT_OFFERED, /* a key of Firecracker's that Stasis has nothing for: refused, `why` says so; null passes */
+    API_NOT_OFFERED, /* what Firecracker has and we do not: refused, `why` says so; null passes */
 };
 
 struct api_key {

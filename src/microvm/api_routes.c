@@ -1,9 +1,9 @@
 /*
  * api_routes.c - paths, methods and bodies of the control socket.
  *
- * Names and shapes are Firecracker's (its API specification, version 1.7) for what exists here, so its
- * clients work; doc/api.md lists what is ours alone. Bodies are hostile: all of a body is checked before
- * anything of it is carried out, so a refused request has changed nothing.
+ * Names and shapes are Firecracker's (its API specification, version 1.7) for what exists here, so
+ * its clients work; doc/api.md lists what is ours alone. Bodies are hostile: all of a body is
+ * checked before anything of it is carried out, so a refused request has changed nothing.
  */
 #include "microvm/api_routes.h"
 
@@ -19,13 +19,18 @@
 
 #define FIRECRACKER_API_VERSION "1.7.0"
 
-enum { HTTP_OK = 200, HTTP_NO_CONTENT = 204, HTTP_BAD_REQUEST = 400, HTTP_NOT_FOUND = 404,
-       HTTP_BAD_METHOD = 405 };
+enum {
+    HTTP_OK = 200,
+    HTTP_NO_CONTENT = 204,
+    HTTP_BAD_REQUEST = 400,
+    HTTP_NOT_FOUND = 404,
+    HTTP_BAD_METHOD = 405
+};
 
 struct request {
     struct api_context *context;
-    const char *tail;    /* what the path has after the route's prefix, "" where the route is exact */
-    json_object *body;   /* NULL for GET */
+    const char *tail;  /* what the path has after the route's prefix, "" where the route is exact */
+    json_object *body; /* NULL for GET */
     json_object *answer; /* set by the handler; NULL: none */
 };
 
@@ -194,8 +199,7 @@ static int refuse_true(const char *key, bool value, const char *why, struct stas
 }
 
 /* A text that Firecracker gives a choice for, and Stasis none. */
-static int want_text(const char *key, const char *value, const char *only,
-                     struct stasis_error *err)
+static int want_text(const char *key, const char *value, const char *only, struct stasis_error *err)
 {
     if (strcmp(value, only) == 0)
         return 0;
@@ -298,7 +302,7 @@ static int put_entropy(struct request *request, struct stasis_error *err)
     return r < 0 ? r : microvm_set_entropy(request->context->vm, true, err);
 }
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static int put_action(struct request *request, struct stasis_error *err)
 {
@@ -432,8 +436,7 @@ static int take_overrides(json_object *drives, struct microvm_drive_override *ov
         int r;
 
         if (!json_object_is_type(drive, json_type_object))
-            return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
-                               "'drives' must hold objects only");
+            return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "'drives' must hold objects only");
         r = api_json_take(drive, API_KEYS(keys), err);
         if (r < 0)
             return stasis_wrap(err, r, "'drives' entry %zu", i);
@@ -473,7 +476,7 @@ static int put_snapshot_load(struct request *request, struct stasis_error *err)
     return r < 0 ? r : microvm_load(request->context->vm, path, &options, NULL, err);
 }
 
-/* --- routes ------------------------------------------------------------------------------------ */
+/* --- routes ----------------------------------------------------------------------------------- */
 
 static const struct route {
     const char *method;
@@ -505,7 +508,8 @@ static const char *route_tail(const struct route *route, const char *path)
     return strcmp(path, route->path) == 0 ? "" : NULL;
 }
 
-/* The route, or NULL; then `ret_allow` lists the methods that the path has, "" where it is no path. */
+/* The route, or NULL; then `ret_allow` lists the methods that the path has, "" where it is no
+ * path. */
 static const struct route *find_route(const char *method, const char *path, char *ret_allow,
                                       size_t allow_size)
 {

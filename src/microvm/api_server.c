@@ -1,17 +1,17 @@
 /*
  * api_server.c - how requests arrive: HTTP/1.1 over the control socket, by libmicrohttpd.
  *
- * Each connection has a thread of its own, so that "GET /" is answered while a save runs. Clients are
- * hostile: connections, header bytes and body bytes are limited, and a client that keeps us waiting for
- * more than PATIENCE_MS is cut off, however busily its bytes drip in: for the rest of its request, for
- * its next one, or to take its answer.
+ * Each connection has a thread of its own, so that "GET /" is answered while a save runs. Clients
+ * are hostile: connections, header bytes and body bytes are limited, and a client that keeps us
+ * waiting for more than PATIENCE_MS is cut off, however busily its bytes drip in: for the rest of
+ * its request, for its next one, or to take its answer.
  *
  *     accept -> slot taken -> headers, body -> api_route() -> answer taken -> kept alive
  *               clock runs                     clock stands   clock runs anew
  *
  * The acceptor, a thread of ours, takes connections while there are slots and looks at the clocks.
- * libmicrohttpd would accept by itself, but it answers a connection too many by closing it; here it waits.
- * What is wrong in this file lets one client shut out the others.
+ * libmicrohttpd would accept by itself, but it answers a connection too many by closing it; here it
+ * waits. What is wrong in this file lets one client shut out the others.
  */
 #include "microvm/api.h"
 
@@ -36,16 +36,17 @@
 #define BODY_MAX (64u * 1024)          /* bytes */
 #define CONNECTION_MEMORY (32u * 1024) /* bytes: request line and headers must fit */
 #define CONNECTION_MAX 32
-#define PATIENCE_MS 5000               /* for a whole request, and for taking an answer */
+#define PATIENCE_MS 5000 /* for a whole request, and for taking an answer */
 #define LOOK_EVERY_MS 500
-#define LAST_ANSWERS_MS 1000           /* for answers to get out when the server ends */
+#define LAST_ANSWERS_MS 1000 /* for answers to get out when the server ends */
 
 /* One open connection. */
 struct connection_slot {
     bool used;
     bool busy; /* from a whole request to the end of its answer */
     int fd;
-    int64_t waiting_since_ns; /* CLOCK_MONOTONIC; 0 while we are the ones who keep the client waiting */
+    int64_t
+        waiting_since_ns; /* CLOCK_MONOTONIC; 0 while we are the ones who keep the client waiting */
 };
 
 struct api_server {
@@ -75,7 +76,7 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* --- slots ------------------------------------------------------------------------------------- */
+/* --- slots ------------------------------------------------------------------------------------ */
 
 /* The acceptor, or who waits for the last answers when there is none any more. */
 static void wake(const struct api_server *server)
@@ -157,8 +158,8 @@ static struct connection_slot *find_slot(struct api_server *server, int fd)
     return found;
 }
 
-/* libmicrohttpd tells of each connection's beginning and end. Between the two its descriptor is open,
- * so shutdown() under the lock never hits another's. */
+/* libmicrohttpd tells of each connection's beginning and end. Between the two its descriptor is
+ * open, so shutdown() under the lock never hits another's. */
 static void connection_changed(void *arg, struct MHD_Connection *connection, void **slot,
                                enum MHD_ConnectionNotificationCode what)
 {
@@ -180,7 +181,7 @@ static struct connection_slot *slot_of(struct MHD_Connection *connection)
     return info ? info->socket_context : NULL;
 }
 
-/* --- the acceptor ------------------------------------------------------------------------------ */
+/* --- the acceptor ----------------------------------------------------------------------------- */
 
 static void cut_late_connections(struct api_server *server)
 {
@@ -219,9 +220,10 @@ static bool accept_one(struct api_server *server)
     if (fd < 0)
         return false;
     slot = take_slot(server, fd);
-    /* On failure it has closed the descriptor. Nobody but this thread looks at the clocks, so nothing was
-     * shut down in its place. */
-    if (MHD_add_connection(server->daemon, fd, (const struct sockaddr *)&peer, peer_size) != MHD_YES)
+    /* On failure it has closed the descriptor. Nobody but this thread looks at the clocks, so
+     * nothing was shut down in its place. */
+    if (MHD_add_connection(server->daemon, fd, (const struct sockaddr *)&peer, peer_size) !=
+        MHD_YES)
         give_slot_back(server, slot);
     return true;
 }
@@ -243,7 +245,7 @@ static void *accept_connections(void *arg)
     return NULL;
 }
 
-/* --- requests ---------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 
 static void add_header(struct MHD_Response *response, const char *name, const char *value)
 {
@@ -254,10 +256,10 @@ static void add_header(struct MHD_Response *response, const char *name, const ch
 /* Drops the reply's body. */
 static enum MHD_Result answer(struct MHD_Connection *connection, struct api_reply *reply)
 {
-    const char *text = reply->body ? json_object_to_json_string_ext(
-                                         reply->body, JSON_C_TO_STRING_PLAIN |
-                                                          JSON_C_TO_STRING_NOSLASHESCAPE)
-                                   : "";
+    const char *text =
+        reply->body ? json_object_to_json_string_ext(
+                          reply->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
+                    : "";
     struct MHD_Response *response =
         text ? MHD_create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_MUST_COPY)
              : NULL;
@@ -367,7 +369,7 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **re
     }
 }
 
-/* --- the server --------------------------------------------------------------------------------- */
+/* --- the server ------------------------------------------------------------------------------- */
 
 /* Paths are compared as they came: "%2e" is no '.', and "%00" ends nothing. */
 static size_t leave_escapes(void *arg, struct MHD_Connection *connection, char *text)
@@ -384,13 +386,10 @@ static int start_daemon(struct api_server *server, struct stasis_error *err)
     server->daemon = MHD_start_daemon(
         MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
             MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET,
-        0, NULL, NULL, on_request, server,
-        MHD_OPTION_CONNECTION_LIMIT, 2u * CONNECTION_MAX,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
-        MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
-        MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL,
-        MHD_OPTION_END);
+        0, NULL, NULL, on_request, server, MHD_OPTION_CONNECTION_LIMIT, 2u * CONNECTION_MAX,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
+        MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL, MHD_OPTION_END);
     if (!server->daemon)
         return stasis_fail_errno(err, "start the HTTP server");
     return 0;
@@ -444,8 +443,8 @@ int api_server_run(struct api_server *server, struct stasis_error *err)
     return r < 0 ? stasis_wrap(err, r, "control socket") : 0;
 }
 
-/* MHD_stop_daemon() waits for what is being carried out, but not for its answer to go: who asked for the
- * very thing that ended the microVM would not be told. */
+/* MHD_stop_daemon() waits for what is being carried out, but not for its answer to go: who asked
+ * for the very thing that ended the microVM would not be told. */
 static void let_last_answers_go(struct api_server *server)
 {
     const int64_t deadline = now_ns() + (int64_t)LAST_ANSWERS_MS * 1000000;

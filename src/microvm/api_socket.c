@@ -1,11 +1,11 @@
 /*
  * api_socket.c - the control socket's place in the file system: taken, held, given back.
  *
- * A path is taken only when nothing is there, or a socket that nobody listens on any more. The socket is
- * made under another name and gets its own when it is listened on: who waits for it to appear and then
- * connects is not refused, and who finds it is not led to think that nobody listens.
- * What is wrong here removes somebody else's file, or leaves a socket behind that nobody serves. A crash
- * in between leaves ".XXXXXXXXXX" in the folder.
+ * A path is taken only when nothing is there, or a socket that nobody listens on any more. The
+ * socket is made under another name and gets its own when it is listened on: who waits for it to
+ * appear and then connects is not refused, and who finds it is not led to think that nobody
+ * listens. What is wrong here removes somebody else's file, or leaves a socket behind that nobody
+ * serves. A crash in between leaves ".XXXXXXXXXX" in the folder.
  */
 #include "microvm/api_socket.h"
 
@@ -27,8 +27,7 @@
 
 #define BACKLOG 128 /* clients that wait to be accepted; those beyond wait in connect() */
 
-static int fill_address(const char *path, struct sockaddr_un *ret_address,
-                        struct stasis_error *err)
+static int fill_address(const char *path, struct sockaddr_un *ret_address, struct stasis_error *err)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
 
@@ -41,8 +40,9 @@ static int fill_address(const char *path, struct sockaddr_un *ret_address,
     return 0;
 }
 
-/* A socket file that nobody listens on any more is in the way and may go. Two processes that find the same
- * one at the same moment are not kept apart: the path is for its user to give to one of them. */
+/* A socket file that nobody listens on any more is in the way and may go. Two processes that find
+ * the same one at the same moment are not kept apart: the path is for its user to give to one of
+ * them. */
 static int clear_stale_socket(const struct sockaddr_un *address, struct stasis_error *err)
 {
     const char *path = address->sun_path;
@@ -85,17 +85,18 @@ static bool make_private_address(const struct sockaddr_un *address, struct socka
     return true;
 }
 
-/* Bind and listen; the file is at `address` then. */
-static int listen_at(int fd, const struct sockaddr_un *address, struct stasis_error *err)
+/* Bind and listen; the file is at `address` then. `named` is what the user called it. */
+static int listen_at(int fd, const struct sockaddr_un *address, const char *named,
+                     struct stasis_error *err)
 {
     int r;
 
     /* The socket file gets the mode of the socket (bind(2), unix_mknod()): only the owner's. */
     if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)address, sizeof(*address)) < 0)
-        return stasis_fail_errno(err, "bind '%s'", address->sun_path);
+        return stasis_fail_errno(err, "bind '%s'", named);
     if (listen(fd, BACKLOG) == 0)
         return 0;
-    r = stasis_fail_errno(err, "listen on '%s'", address->sun_path);
+    r = stasis_fail_errno(err, "listen on '%s'", named);
     unlink(address->sun_path);
     return r;
 }
@@ -114,8 +115,8 @@ static int appear_at(int fd, const struct sockaddr_un *address, struct stasis_er
     int r;
 
     if (!make_private_address(address, &private))
-        return listen_at(fd, address, err);
-    r = listen_at(fd, &private, err);
+        return listen_at(fd, address, address->sun_path, err);
+    r = listen_at(fd, &private, address->sun_path, err);
     if (r < 0 || rename_to_new(private.sun_path, address->sun_path) == 0)
         return r;
     r = stasis_fail_errno(err, "make '%s'", address->sun_path);

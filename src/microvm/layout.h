@@ -24,10 +24,10 @@
 #define LAYOUT_BOOT_STACK_GPA 0x8ff0u
 #define LAYOUT_PAGE_TABLES_GPA 0x9000u /* PML4, PDPT, 4 page directories: identity 0..4 GiB */
 #define LAYOUT_CMDLINE_GPA 0x20000u
-#define LAYOUT_LOW_RAM_END 0x9fc00u     /* usable RAM ends here, e820 reserves up to 1 MiB */
-#define LAYOUT_ACPI_GPA 0xe0000u        /* RSDP first, then the tables; reserved in the e820 map */
+#define LAYOUT_LOW_RAM_END 0x9fc00u /* usable RAM ends here, e820 reserves up to 1 MiB */
+#define LAYOUT_ACPI_GPA 0xe0000u    /* RSDP first, then the tables; reserved in the e820 map */
 #define LAYOUT_ACPI_SIZE 0x1f000u
-#define LAYOUT_VMGENID_GPA 0xff000u     /* a page of its own; the GUID is at its beginning */
+#define LAYOUT_VMGENID_GPA 0xff000u /* a page of its own; the GUID is at its beginning */
 #define LAYOUT_KERNEL_GPA 0x100000u
 
 /* MMIO */
@@ -40,9 +40,9 @@
 #define LAYOUT_TSS_GPA UINT64_C(0xFFFBD000)          /* KVM_SET_TSS_ADDR, three pages */
 
 /* I/O ports */
-#define LAYOUT_SERIAL_PORT 0x3f8u      /* 8 ports */
-#define LAYOUT_I8042_PORT 0x60u        /* 0x60 data, 0x64 command: 0xFE resets */
-#define LAYOUT_GED_PORT 0x600u         /* u32, read: pending events, reading clears them */
+#define LAYOUT_SERIAL_PORT 0x3f8u        /* 8 ports */
+#define LAYOUT_I8042_PORT 0x60u          /* 0x60 data, 0x64 command: 0xFE resets */
+#define LAYOUT_GED_PORT 0x600u           /* u32, read: pending events, reading clears them */
 #define LAYOUT_SLEEP_CONTROL_PORT 0x604u /* u8, FADT SLEEP_CONTROL_REG: 0x34 is S5 */
 #define LAYOUT_SLEEP_STATUS_PORT 0x605u  /* u8, FADT SLEEP_STATUS_REG */
 #define LAYOUT_RESET_PORT 0x606u         /* u8, FADT RESET_REG: LAYOUT_RESET_VALUE resets */

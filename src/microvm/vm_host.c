@@ -77,8 +77,7 @@ int vm_host_open(struct vm_host *host, struct stasis_error *err)
 
 int vm_host_probe(struct vm_host *host, struct stasis_error *err)
 {
-    return host->stasis ? 0
-                        : stasis_kvm_host_probe_device(host->kvm_fd, &host->stasis, err);
+    return host->stasis ? 0 : stasis_kvm_host_probe_device(host->kvm_fd, &host->stasis, err);
 }
 
 /* The kernel says E2BIG until the buffer is large enough; it never says how large that is. */

@@ -1,4 +1,4 @@
-"""clihelp.py - the command `stasis` as its users call it, and its control socket as hostile clients do.
+"""clihelp.py - `stasis` as its users call it, and its control socket as hostile clients do.
 
 run() and the checks around it hold what every subcommand promises: exit status, which stream says
 what, the shape of a failure. Control is a raw HTTP client: it sends the bytes it is told to send.
@@ -100,7 +100,7 @@ def failed(code, *arguments, fmt=None, **options):
 
 @contextlib.contextmanager
 def left_clean(folder):
-    """What is in the folder afterwards is what was there before: no files, no sockets more or less."""
+    """What is in the folder afterwards is what was there before, sockets too."""
     def entries():
         return sorted((path, os.lstat(path).st_size) for path in
                       (os.path.join(at, name) for at, folders, files in os.walk(folder)

@@ -30,14 +30,15 @@ CONFIGURATION = [target for target in BODIES if target[1] in
                  ("/machine-config", "/boot-source", "/drives/a", "/entropy")]
 
 
-# --- answers ------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 @serving
 def get_answers_have_exactly_these_keys(path):
     told = accepted(path, "GET", "/", status=200)
     tap.equal(list(told), ["id", "state", "vmm_version", "app_name"], "keys of /")
-    tap.equal((told["id"], told["state"], told["app_name"]), ("api-test", "Not started", "Stasis"), "/")
+    tap.equal((told["id"], told["state"], told["app_name"]), ("api-test", "Not started", "Stasis"),
+              "/")
     version = clihelp.done("--version").out.split()[1]
     tap.equal(told["vmm_version"], version, "version")
     told = accepted(path, "GET", "/version", status=200)
@@ -60,7 +61,8 @@ def the_machine_config_is_what_was_put_last(path):
 @serving
 def a_refused_machine_config_changes_nothing(path):
     accepted(path, "PUT", "/machine-config", {"vcpu_count": 3, "mem_size_mib": 48})
-    for body in ({"vcpu_count": 4, "mem_size_mib": 0}, {"vcpu_count": 4, "mem_size_mib": 48, "x": 1},
+    for body in ({"vcpu_count": 4, "mem_size_mib": 0},
+                 {"vcpu_count": 4, "mem_size_mib": 48, "x": 1},
                  {"vcpu_count": 4, "mem_size_mib": 48, "smt": True}):
         refused(path, "PUT", "/machine-config", body,
                 code="Unsupported" if "smt" in body else "InvalidArgument")
@@ -126,11 +128,11 @@ def values_that_are_no_choice_are_refused_by_name(path):
     tap.true("2 MiB" in message, message)
 
 
-# --- bodies -------------------------------------------------------------------------------------------
+# --- bodies ---------------------------------------------------------------------------------------
 
 
 def each_body(check):
-    """serving() a case that checks every path that takes a body: check(path, method, target, body)."""
+    """serving() a case that calls check(path, method, target, body) for each path with a body."""
     def case(path):
         for (method, target), body in BODIES.items():
             check(path, method, target, body)
@@ -152,7 +154,8 @@ def a_key_given_twice_is_refused(path, method, target, body):
         text = json.dumps(body)[:-1] + ", %s: %s}" % (json.dumps(key), json.dumps(value))
         tap.true("twice" in refused(path, method, target, text), text)
         # The same name in other letters.
-        text = json.dumps(body)[:-1] + ', "\\u%04x%s": %s}' % (ord(key[0]), key[1:], json.dumps(value))
+        text = json.dumps(body)[:-1] + ', "\\u%04x%s": %s}' % (ord(key[0]), key[1:],
+                                                               json.dumps(value))
         tap.true("twice" in refused(path, method, target, text), text)
 
 
@@ -175,8 +178,9 @@ def a_value_of_another_type_is_refused_by_name(path, method, target, body):
 
 
 NO_OBJECTS = [
-    "", " ", "null", "1", "true", '"text"', "[]", "[{}]", "{", "}", '{"a"', '{"a":', '{"a":}', "{,}",
-    "{}x", "{} {}", "{}\0", "\0{}", "\0", '{"a":1,}', "{a:1}", "{'a':1}", "{\"a\":'b'}", "{/**/}",
+    "", " ", "null", "1", "true", '"text"', "[]", "[{}]", "{", "}", '{"a"', '{"a":', '{"a":}',
+    "{,}", "{}x", "{} {}", "{}\0", "\0{}", "\0", '{"a":1,}', "{a:1}", "{'a':1}",
+    "{\"a\":'b'}", "{/**/}",
     '{"a":01}', '{"a":0x1}', '{"a":+1}', '{"a":"\n"}', '{"a":"\\q"}',
     b'{"a":"\xff"}', b'{"\xc0\xaf":1}', b'{"a":"\xed\xa0\x80"}', b"\xef\xbb\xbf{}",
     '{"a":' + "[" * 50 + "]" * 50 + "}", '{"a":' * 50 + "1" + "}" * 50, "[" * 60000,
@@ -215,7 +219,8 @@ def an_escaped_zero_byte_is_refused_in_names_and_in_texts(path, method, target, 
 
 @serving
 def numbers_out_of_range_are_refused_with_the_range(path):
-    for key, values in (("vcpu_count", (0, 33, -1, 2**32 + 1, 2**63, 2**64, 2**64 + 1, -2**63, -2**64)),
+    for key, values in (("vcpu_count",
+                         (0, 33, -1, 2**32 + 1, 2**63, 2**64, 2**64 + 1, -2**63, -2**64)),
                         ("mem_size_mib", (0, 65537, -1, 2**44, 2**63, 2**64 + 64, -2**64))):
         for value in values:
             message = refused(path, "PUT", "/machine-config",
@@ -235,7 +240,8 @@ def texts_out_of_range_are_refused(path):
     refused(path, "PUT", "/drives/a", dict(DRIVE, path_on_host="/" + "x" * 5000))
     refused(path, "PUT", "/drives/a", dict(DRIVE, cache_type="Sometimes"))
     refused(path, "PUT", "/boot-source", {"kernel_image_path": ""})
-    refused(path, "PUT", "/boot-source", {"kernel_image_path": "/x", "initrd_path": "/" + "x" * 5000})
+    refused(path, "PUT", "/boot-source",
+            {"kernel_image_path": "/x", "initrd_path": "/" + "x" * 5000})
     refused(path, "PUT", "/boot-source", {"kernel_image_path": "/x", "boot_args": "x" * 2048})
     accepted(path, "PUT", "/boot-source", {"kernel_image_path": "/x", "boot_args": "x" * 2047})
     refused(path, "PUT", "/actions", {"action_type": "FlushMetrics"})
@@ -261,7 +267,7 @@ def overrides_of_disks_are_checked_one_by_one(path):
     refused(path, "PUT", "/snapshot/load", dict(LOAD, drives=[entry]), code="NotFound")
 
 
-# --- the wrong time -----------------------------------------------------------------------------------
+# --- the wrong time -------------------------------------------------------------------------------
 
 
 @serving
@@ -283,7 +289,8 @@ def what_needs_a_running_microvm_says_so(path):
 def the_commands_say_so_too(path):
     with tap.temp_dir() as folder, clihelp.left_clean(folder):
         output = os.path.join(folder, "a.stasis")
-        for words in (["pause", "-s", path], ["resume", "-s", path], ["save", "-s", path, "-o", output]):
+        for words in (["pause", "-s", path], ["resume", "-s", path],
+                      ["save", "-s", path, "-o", output]):
             tap.true("Not started" in clihelp.failed("WrongState", *words), words)
 
 
@@ -297,7 +304,7 @@ def a_load_of_no_snapshot_fails_and_may_be_tried_again(path):
             refused(path, "PUT", "/snapshot/load", {"snapshot_path": empty}, code="BadMagic")
 
 
-# --- its page ---------------------------------------------------------------------------------------------
+# --- its page -------------------------------------------------------------------------------------
 
 
 @tap.case

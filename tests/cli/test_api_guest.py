@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""The control socket with a guest behind it: a life told by Firecracker's paths, and several clients at
-once.
+"""The control socket with a guest behind it: a life told by Firecracker's paths, and several
+clients at once.
 
-The small guest checks itself (guest/README.md): a count line without gap or BAD line proves that it was
-not harmed. Needs /dev/kvm; a slow software one will do.
+The small guest checks itself (guest/README.md): a count line without gap or BAD line proves that it
+was not harmed. Needs /dev/kvm; a slow software one will do.
 """
 
 import json
@@ -66,7 +66,7 @@ def make_disk(folder, name="disk"):
     return path
 
 
-# --- a life ---------------------------------------------------------------------------------------------
+# --- a life ---------------------------------------------------------------------------------------
 
 
 @kvm_case
@@ -211,14 +211,16 @@ def the_power_button_is_pressed_and_the_guest_goes_on(folder):
         guestvm.check_log(vm.log())
 
 
-# --- how it ends ------------------------------------------------------------------------------------------
+# --- how it ends ----------------------------------------------------------------------------------
 
 
 def run_to_end(folder, *arguments, cmdline):
     """`stasis run --json` to its end: exit status and answer."""
-    ended = clihelp.run("run", "--kernel", tap.build(*KERNEL), "--memory", "32M", "--json", "--serial",
+    ended = clihelp.run("run", "--kernel", tap.build(*KERNEL), "--memory", "32M", "--json",
+                        "--serial",
                         "file:" + os.path.join(folder, "log"), "--api-socket",
-                        os.path.join(folder, "sock"), "--cmdline", "period=20 " + cmdline, *arguments)
+                        os.path.join(folder, "sock"), "--cmdline", "period=20 " + cmdline,
+                        *arguments)
     tap.equal(os.listdir(folder), ["log"], "what is left in the folder")
     tap.equal(ended.err, "", "stderr")
     return ended.status, json.loads(ended.out)
@@ -254,7 +256,8 @@ def a_signal_ends_the_run_with_0_and_leaves_nothing(folder):
                            clihelp.HANG_SECONDS, "socket")
             subprocess.run(["kill", "-" + signal, str(process.pid)], check=True)
             out, _ = process.communicate(timeout=clihelp.HANG_SECONDS)
-        tap.equal((process.returncode, json.loads(out)), (0, {"ok": True, "exit": "stopped"}), signal)
+        tap.equal((process.returncode, json.loads(out)), (0, {"ok": True, "exit": "stopped"}),
+                  signal)
         tap.equal(os.listdir(folder), [], "what is left after " + signal)
 
 
@@ -265,7 +268,7 @@ def the_end_of_the_guest_ends_the_answers_too(folder):
         tap.true(not os.path.exists(vm.socket), "the socket is left behind")
 
 
-# --- saves ------------------------------------------------------------------------------------------------
+# --- saves ----------------------------------------------------------------------------------------
 
 
 @kvm_case
@@ -290,7 +293,8 @@ def saves_at_the_same_time_are_busy_or_good_and_harm_nobody(folder):
     def client(number):
         path = os.path.join(folder, "%d.stasis" % number)
         for _ in range(5):
-            told = ask(vm.socket, "PUT", "/snapshot/create", {"snapshot_path": path, "pause_vm": True})
+            told = ask(vm.socket, "PUT", "/snapshot/create",
+                       {"snapshot_path": path, "pause_vm": True})
             results.append((told.status, told.headers.get("stasis-error"), path))
 
     with guestvm.run(folder, cmdline="period=40 cpus=2", cpus=2) as vm:
@@ -301,7 +305,8 @@ def saves_at_the_same_time_are_busy_or_good_and_harm_nobody(folder):
         for thread in threads:
             thread.join()
         tap.equal(len(results), 30, "answers")
-        tap.equal({result[:2] for result in results} - {(200, None), (400, "Busy")}, set(), "answers")
+        tap.equal({result[:2] for result in results} - {(200, None), (400, "Busy")}, set(),
+                  "answers")
         good = {path for status, _, path in results if status == 200}
         tap.true(good, "no save succeeded")
         tap.equal(sorted(os.path.join(folder, name) for name in os.listdir(folder)

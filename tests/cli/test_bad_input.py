@@ -2,8 +2,9 @@
 """Bad input to `stasis run` and `stasis restore`: each ends with exit 1, under its stable name, and
 leaves nothing behind.
 
-Every case runs in a folder of its own, which must hold afterwards what it held before: no socket, no
-file, and the process has ended. Needs /dev/kvm, as most of this is only found out on the way to a VM.
+Every case runs in a folder of its own, which must hold afterwards what it held before: no socket,
+no file, and the process has ended. Needs /dev/kvm, as most of this is only found out on the way to
+a VM.
 """
 
 import contextlib
@@ -29,9 +30,10 @@ def kvm_case(function):
 
 
 def ends(command, words, code, folder, fmt=None):
-    """A failure that leaves the folder as it was; both sockets it was given are gone. The message."""
+    """A failure that leaves the folder as it was, both sockets gone. The message."""
     with clihelp.left_clean(folder):
-        return clihelp.failed(code, command, *words, "--api-socket", os.path.join(folder, "api.sock"),
+        return clihelp.failed(code, command, *words, "--api-socket",
+                              os.path.join(folder, "api.sock"),
                               "--serial", "socket:" + os.path.join(folder, "serial.sock"), fmt=fmt)
 
 
@@ -44,18 +46,21 @@ def restore_ends(folder, code, *words, fmt=None):
     return ends("restore", words, code, folder, fmt)
 
 
-# --- the kernel -----------------------------------------------------------------------------------------
+# --- the kernel -----------------------------------------------------------------------------------
 
 
 def flat(load_gpa=0x200000, entry_gpa=0x200020, memory_size=0x10000, size=0x1000):
-    return struct.pack("<8sQQQ", b"STFLAT1\0", load_gpa, entry_gpa, memory_size).ljust(size, b"\xf4")
+    return struct.pack("<8sQQQ", b"STFLAT1\0", load_gpa, entry_gpa,
+                       memory_size).ljust(size, b"\xf4")
 
 
 def elf(e_phoff=64, e_phnum=1, p_type=1, p_offset=0x1000, p_paddr=0x200000, p_filesz=0x1000,
         p_memsz=0x1000, machine=62, kind=2, size=0x2000):
-    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", kind, machine, 1, 0x200000, e_phoff, 0,
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", kind, machine, 1, 0x200000,
+                       e_phoff, 0,
                        0, 64, 56, e_phnum, 0, 0, 0)
-    program = struct.pack("<IIQQQQQQ", p_type, 7, p_offset, p_paddr, p_paddr, p_filesz, p_memsz, 0x1000)
+    program = struct.pack("<IIQQQQQQ", p_type, 7, p_offset, p_paddr, p_paddr, p_filesz, p_memsz,
+                          0x1000)
     return (head + program).ljust(size, b"\xf4")
 
 
@@ -131,7 +136,8 @@ def a_kernel_larger_than_ram_is_bad(folder):
 @kvm_case
 def a_bad_initrd_is_named(folder):
     # A flat guest may have one like any other kernel.
-    tap.true("initrd" in run_ends(folder, "NotFound", "--initrd", os.path.join(folder, "none")), "name")
+    tap.true("initrd" in run_ends(folder, "NotFound", "--initrd", os.path.join(folder, "none")),
+             "name")
     run_ends(folder, "NotRegularFile", "--initrd", folder)
     large = os.path.join(folder, "large")
     with open(large, "wb") as file:
@@ -144,7 +150,7 @@ def a_command_line_that_is_too_long_is_an_invalid_argument(folder):
     run_ends(folder, "InvalidArgument", "--cmdline", "x" * 2048)
 
 
-# --- the machine ----------------------------------------------------------------------------------------
+# --- the machine ----------------------------------------------------------------------------------
 
 
 @kvm_case
@@ -171,7 +177,7 @@ def a_serial_target_that_is_none_is_refused(folder):
             clihelp.failed(code, "run", "--kernel", tap.build(*GUEST), "--serial", target)
 
 
-# --- disks ----------------------------------------------------------------------------------------------
+# --- disks ----------------------------------------------------------------------------------------
 
 
 def make_disk(folder, name, size=MIB):
@@ -219,7 +225,7 @@ def a_read_only_disk_is_shared(folder):
             guestvm.check_log(vm.log())
 
 
-# --- snapshots ------------------------------------------------------------------------------------------
+# --- snapshots ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -298,7 +304,8 @@ def a_disk_that_is_missing_or_another_is_named_with_its_id(folder):
         for word in ("'a'", str(MIB), str(2 * MIB)):
             tap.true(word in message, message)
         os.truncate(disks[0], MIB)
-        message = restore_ends(folder, "DiskMismatch", snapshot, "--disk", "c=%s" % disks[0], "--disk",
+        message = restore_ends(folder, "DiskMismatch", snapshot, "--disk", "c=%s" % disks[0],
+                               "--disk",
                                "b=%s.moved" % disks[1], fmt="native")
         tap.true("'c'" in message, message)
         restore_ends(folder, "NotRegularFile", snapshot, "--disk", "b=" + folder, fmt="native")
@@ -324,7 +331,8 @@ def a_restore_that_cannot_be_controlled_never_runs(folder):
         log = os.path.join(folder, "log")
         clihelp.failed("InvalidArgument", "restore", snapshot, "--serial", "file:" + log,
                        "--api-socket", "x" * 200, fmt="native")
-        tap.true(not os.path.exists(log) or not os.path.getsize(log), "the guest has said something")
+        tap.true(not os.path.exists(log) or not os.path.getsize(log),
+                 "the guest has said something")
         with open(disks[0], "rb") as file:
             tap.true(file.read() == before, "the guest has written to its disk")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """The commands that ask a control socket (save, pause, resume), against servers that are not ours.
 
-Each server is a few lines here: it takes a request and answers with bytes of the test's choice. What
-is no answer is ProtocolError, what is a refusal keeps the server's code and words, and nothing that a
-server sends makes the command hang, crash, or write to the terminal as it likes.
+Each server is a few lines here: it takes a request and answers with bytes of the test's choice.
+What is no answer is ProtocolError, what is a refusal keeps the server's code and words, and nothing
+that a server sends makes the command hang, crash, or write to the terminal as it likes.
 """
 
 import json
@@ -87,13 +87,14 @@ def refuses(code, answer, *arguments):
     return told[0]
 
 
-# --- requests -----------------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------
 
 
 @tap.case
 def pause_and_resume_send_one_patch_each():
     for command, state in (("pause", "Paused"), ("resume", "Resumed")):
-        requests = asked(http(204), lambda *words: tap.equal(clihelp.done(*words).out, "", "stdout"),
+        requests = asked(http(204),
+                         lambda *words: tap.equal(clihelp.done(*words).out, "", "stdout"),
                          command)
         tap.equal(len(requests), 1, "requests")
         head, _, body = requests[0].partition(b"\r\n\r\n")
@@ -160,7 +161,7 @@ def save_answers_with_the_report_and_nothing_else():
     asked(http(200, dict(REPORT, evil="more")), check, "save", "--output", "/x/a.stasis")
 
 
-# --- refusals -----------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @tap.case
@@ -194,7 +195,7 @@ def the_servers_words_move_no_cursor():
     asked(http(400, {"fault_message": "no\x1b[2J\nway"}), check, "pause")
 
 
-# --- what is no answer --------------------------------------------------------------------------------
+# --- what is no answer ----------------------------------------------------------------------------
 
 NO_ANSWERS = {
     "silence": b"",
@@ -204,7 +205,8 @@ NO_ANSWERS = {
     "http_2": b"HTTP/2 204 No Content\r\n\r\n",
     "a_body_shorter_than_announced": http(200, b"{}", length=3),
     "a_body_longer_than_announced": http(200, b"{}  ", length=2),
-    "a_body_in_chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "a_body_in_chunks":
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     "a_body_that_is_no_json": http(200, b"<html>"),
     "a_body_with_something_behind_it": http(200, b"{} {}"),
     "a_body_that_is_a_list": http(200, b"[1]"),
@@ -232,7 +234,7 @@ def a_report_that_lacks_something_is_a_protocol_error():
     tap.true("id" in refuses("ProtocolError", http(204), "save", "-o", "/x"), "no body at all")
 
 
-# --- no server ----------------------------------------------------------------------------------------
+# --- no server ------------------------------------------------------------------------------------
 
 
 def commands_at(path):
@@ -269,7 +271,7 @@ def an_empty_output_is_an_invalid_argument():
     clihelp.failed("InvalidArgument", "save", "-s", "/nowhere/sock", "-o", "")
 
 
-# --- the progress line --------------------------------------------------------------------------------
+# --- the progress line ----------------------------------------------------------------------------
 
 
 def save_on_terminal(seconds):

@@ -32,7 +32,8 @@ def read(path):
 
 def sections(content):
     """name -> (file offset, size), from the section table."""
-    count, table = struct.unpack_from("<I", content, 28)[0], struct.unpack_from("<Q", content, 40)[0]
+    count, table = struct.unpack_from("<I", content, 28)[0], struct.unpack_from("<Q", content,
+                                                                                40)[0]
     found = {}
     for at in range(table, table + 128 * count, 128):
         kind, = struct.unpack_from("<I", content, at)
@@ -46,7 +47,7 @@ def both(code, path, fmt=None):
     return clihelp.failed(code, "verify", path, fmt=fmt)
 
 
-# --- sound files --------------------------------------------------------------------------------------
+# --- sound files ----------------------------------------------------------------------------------
 
 
 def check_golden(name, arch, vcpus, digest, label):
@@ -59,7 +60,8 @@ def check_golden(name, arch, vcpus, digest, label):
         tap.equal(list(region), ["gpa", "size"], "keys of a region")
     for device in told["devices"]:
         tap.equal(list(device), ["kind", "id", "version"], "keys of a device")
-    tap.equal([told[key] for key in ("ok", "format", "version", "arch", "vcpus", "digest", "label")],
+    tap.equal([told[key]
+               for key in ("ok", "format", "version", "arch", "vcpus", "digest", "label")],
               [True, "native", "1.0", arch, vcpus, digest, label], "what it is")
     tap.equal(told["id"], read(path)[64:96].hex(), "id: the root in the superblock")
     tap.equal(told["file_bytes"], os.path.getsize(path), "file size")
@@ -104,7 +106,7 @@ def a_name_of_any_bytes_is_taken_and_shown_safely():
         tap.true("/snap?[31m?: good" in ended.out, ended.out)
 
 
-# --- damaged files ------------------------------------------------------------------------------------
+# --- damaged files --------------------------------------------------------------------------------
 
 
 def check_flip(name, place):
@@ -186,7 +188,7 @@ def a_file_cut_anywhere_is_truncated():
             both("Truncated", path, fmt="native")
 
 
-# --- files that are none ------------------------------------------------------------------------------
+# --- files that are none --------------------------------------------------------------------------
 
 
 @tap.case
@@ -236,7 +238,7 @@ def a_file_without_permission_is_denied():
         tap.equal(json.loads(ended.stdout)["error"], "PermissionDenied", "error")
 
 
-# --- the progress line --------------------------------------------------------------------------------
+# --- the progress line ----------------------------------------------------------------------------
 
 
 def verify_on_terminal(path):

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Saves to file systems that are full or read-only, and a guest whose disk's file system is frozen.
 
-The program moves into a mount namespace of its own: what it mounts is nobody else's, and is gone when
-it ends. Frozen file systems are how a system call of ours hangs: a pause then has to give up in time and
-let the guest go on, and a save that hangs must not take the control socket with it. Needs /dev/kvm, and
-the right to mount.
+The program moves into a mount namespace of its own: what it mounts is nobody else's, and is gone
+when it ends. Frozen file systems are how a system call of ours hangs: a pause then has to give up
+in time and let the guest go on, and a save that hangs must not take the control socket with it.
+Needs /dev/kvm, and the right to mount.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ def make_disk(place):
     return path
 
 
-# --- where a snapshot cannot go -------------------------------------------------------------------------
+# --- where a snapshot cannot go -------------------------------------------------------------------
 
 
 def check_refused_save(vm, code, place, old):
@@ -142,6 +142,42 @@ def a_full_file_system_is_no_space_and_left_as_it_was():
             tap.true(free.f_bavail > free.f_blocks - 10, "space is still taken")
 
 
+@contextlib.contextmanager
+def filled(place, leave):
+    """Nearly all of a file system taken, by a file without a name."""
+    file = os.open(place, os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        size = 0
+        step = 64 << 20
+        while step >= 4096:
+            try:
+                os.posix_fallocate(file, size, step)
+                size += step
+            except OSError:
+                step //= 2
+        os.ftruncate(file, size - leave)
+        yield
+    finally:
+        os.close(file)
+
+
+@tap.case
+def a_full_disk_is_no_space_and_left_as_it_was():
+    need("mount", "mkfs.ext4", "mkfs.xfs")
+    for kind in ("ext4", "xfs"):
+        with tap.temp_dir() as folder, guestvm.run(folder, cmdline="period=40") as vm:
+            vm.wait_count(2)
+            with loop_mounted(folder, kind) as place:
+                for name in os.listdir(place):
+                    os.rmdir(os.path.join(place, name))
+                with filled(place, 256 << 10):
+                    check_refused_save(vm, "NoSpace", place, None)
+                    clihelp.write(os.path.join(place, "a.stasis"), b"old")
+                    check_refused_save(vm, "NoSpace", place, b"old")
+                os.unlink(os.path.join(place, "a.stasis"))
+                vm.save(os.path.join(place, "a.stasis"))  # and with room it works
+
+
 @tap.case
 def a_file_system_that_fills_up_only_at_the_end_is_no_space_too():
     need("mount")
@@ -151,7 +187,8 @@ def a_file_system_that_fills_up_only_at_the_end_is_no_space_too():
         with mounted(folder, "-t", "tmpfs", "tmpfs") as place:
             needed = vm.save(os.path.join(place, "a.stasis"))["file_allocated_bytes"]
         for short in (4096, 16384, 65536):
-            with mounted(folder, "-t", "tmpfs", "-o", "size=%d" % (needed - short), "tmpfs") as place:
+            with mounted(folder, "-t", "tmpfs", "-o", "size=%d" % (needed - short),
+                         "tmpfs") as place:
                 clihelp.failed("NoSpace", "save", "-s", vm.socket, "-o",
                                os.path.join(place, "a.stasis"))
                 tap.equal(os.listdir(place), [], "what is in the folder")
@@ -180,13 +217,14 @@ def a_control_socket_on_a_read_only_file_system_is_read_only():
                            os.path.join(place, "sock"))
 
 
-# --- a disk that does not answer ------------------------------------------------------------------------
+# --- a disk that does not answer ------------------------------------------------------------------
 
 
 def check_quiesce_timeout(kind):
     need("mount", "fsfreeze", "mkfs." + kind)
     with tap.temp_dir() as folder, loop_mounted(folder, kind) as place:
-        with guestvm.run(folder, "--disk", "id=d,path=" + make_disk(place), "--quiesce-timeout", "300",
+        with guestvm.run(folder, "--disk", "id=d,path=" + make_disk(place), "--quiesce-timeout",
+                         "300",
                          cmdline="period=40 disk-writes=4 lost=3600000") as vm:
             vm.wait_count(5)
             with Frozen(place) as frozen:
@@ -197,7 +235,8 @@ def check_quiesce_timeout(kind):
                 tap.equal(state(vm), "Running", "state")
                 clihelp.failed("QuiesceTimeout", "save", "--socket", vm.socket, "--output",
                                os.path.join(folder, "a.stasis"))
-                tap.true(not os.path.exists(os.path.join(folder, "a.stasis")), "a snapshot was made")
+                tap.true(not os.path.exists(os.path.join(folder, "a.stasis")),
+                         "a snapshot was made")
                 goes_on(vm)  # its timers and memory, that is: the disk hangs
                 frozen.thaw()
             goes_on(vm, 10)
@@ -209,7 +248,7 @@ def check_quiesce_timeout(kind):
 
 
 def hang(vm):
-    """Until a request of the guest's hangs: with 8 in flight it posts no more, and completes none."""
+    """Until the guest's requests hang: with 8 in flight it posts no more."""
     def requests():
         lines = [line for line in vm.log().split(b"\n")[:-1] if b" disk " in line]
         return lines and lines[-1].split(b" disk ")[1].split()[0]
@@ -227,17 +266,17 @@ for name in ("ext4", "xfs"):
                  check_quiesce_timeout, name)
 
 
-# --- a save that hangs ----------------------------------------------------------------------------------
+# --- a save that hangs ----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def hanging_save(folder):
-    """(vm, path, answers, frozen): a save of a running guest to a file system that is frozen, under way;
-    its answer is appended to the list."""
+    """(vm, path, answers, frozen): a save of a running guest to a file system that is frozen,
+    under way; its answer is appended to the list."""
     need("mount", "fsfreeze", "mkfs.ext4")
     with loop_mounted(folder, "ext4") as place:
-        # KVM's PIT makes up for the ticks of a pause and the local APIC's timer does not, so that after
-        # many seconds the guest would take the latter for broken (stop=, by default 5 s).
+        # KVM's PIT makes up for the ticks of a pause and the local APIC's timer does not, so that
+        # after many seconds the guest would take the latter for broken (stop=, by default 5 s).
         with guestvm.run(folder, cmdline="period=40 stop=600000") as vm:
             vm.wait_count(3)
             path = os.path.join(place, "a.stasis")
@@ -298,7 +337,8 @@ def a_client_killed_while_its_save_hangs_leaves_the_guest_running():
             with Frozen(place) as frozen:
                 with subprocess.Popen(clihelp.command("save", "-s", vm.socket, "-o", path),
                                       stdout=subprocess.DEVNULL) as client:
-                    tap.wait_until(lambda: ask(vm.socket, "PATCH", "/vm", {"state": "Resumed"}).status
+                    tap.wait_until(lambda: ask(vm.socket, "PATCH", "/vm",
+                                               {"state": "Resumed"}).status
                                    == 400, clihelp.HANG_SECONDS, "the save has begun")
                     client.kill()
                 still = vm.log()

@@ -1,13 +1,16 @@
 #!/usr/bin/python3
 """The control socket against clients that are broken, hostile, slow, or many.
 
-The microVM behind it is not started, so no KVM is needed: what is proven is how requests arrive, are
-bounded, and are refused. Whatever one client does, another is served, and the server goes on.
+The microVM behind it is not started, so no KVM is needed: what is proven is how requests arrive,
+are bounded, and are refused. Whatever one client does, another is served, and the server goes on.
 """
 
+import contextlib
+import ctypes
 import os
 import socket
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -20,9 +23,10 @@ from vm import guestvm
 PATIENCE = 5       # seconds that a client may keep the server waiting
 CUT_WITHIN = 12    # and by then it is cut off, also on a busy machine
 BODY_MAX = 65536
+IN_MOVED_TO, IN_CREATE = 0x80, 0x100  # of inotify
 
 
-# --- the socket ---------------------------------------------------------------------------------------
+# --- the socket -----------------------------------------------------------------------------------
 
 
 @serving
@@ -43,16 +47,60 @@ def a_socket_path_that_is_too_long_or_empty_is_an_invalid_argument():
         socket_fails("InvalidArgument", "")
 
 
+@contextlib.contextmanager
+def server_at(path):
+    """`stasis run` at a path of the test's choice; it must end in order and leave nothing there."""
+    with subprocess.Popen(clihelp.command("run", "--serial", "none", "--api-socket", path)) as run:
+        try:
+            yield
+            run.terminate()
+            tap.equal(run.wait(clihelp.HANG_SECONDS), 0, "exit status")
+        finally:
+            run.kill()
+    tap.true(not os.path.exists(path), "the socket is left behind")
+
+
 @tap.case
 def the_longest_socket_path_works():
     with tap.temp_dir() as folder:
-        path = os.path.join(folder, "x" * (107 - len(folder) - 1))
-        with subprocess.Popen(clihelp.command("run", "--serial", "none", "--api-socket", path)) as run:
-            tap.wait_until(lambda: os.path.exists(path), clihelp.HANG_SECONDS, "socket")
-            accepted(path, "GET", "/", status=200)
-            run.terminate()
-            tap.equal(run.wait(clihelp.HANG_SECONDS), 0, "exit status")
-        tap.true(not os.path.exists(path), "the socket is left behind")
+        deep = os.path.join(folder, "x" * (105 - len(folder) - 1))
+        os.mkdir(deep)
+        for path in (os.path.join(folder, "y" * (107 - len(folder) - 1)), os.path.join(deep, "z")):
+            tap.equal(len(path), 107, "length")
+            with server_at(path):
+                # The second has no room for the other name that it would be made under.
+                tap.wait_until(lambda at=path: answers(at), clihelp.HANG_SECONDS, "server")
+
+
+def events(watch):
+    """{name: mask} of what inotify has seen since."""
+    found, data = {}, os.read(watch, 65536)
+    while data:
+        _, mask, _, size = struct.unpack_from("iIII", data)
+        found[data[16:16 + size].rstrip(b"\0")] = mask
+        data = data[16 + size:]
+    return found
+
+
+@tap.case
+def a_socket_that_is_there_is_listened_on():
+    # Made under its own name it would be there for a moment before it is listened on. That moment
+    # is short, so the kernel is asked how the name came to be, too.
+    libc = ctypes.CDLL(None, use_errno=True)
+    with tap.temp_dir() as folder:
+        path = os.path.join(folder, "sock")
+        watch = libc.inotify_init()
+        added = libc.inotify_add_watch(watch, folder.encode(), IN_CREATE | IN_MOVED_TO)
+        tap.true(added >= 0, "cannot watch the folder")
+        for _ in range(10):
+            with server_at(path):
+                deadline = time.monotonic() + clihelp.HANG_SECONDS
+                while not os.path.exists(path):
+                    tap.true(time.monotonic() < deadline, "no socket")
+                accepted(path, "GET", "/version", status=200)
+                tap.equal(events(watch)[b"sock"], IN_MOVED_TO, "how the socket got its name")
+            tap.equal(os.listdir(folder), [], "what is left")
+        os.close(watch)
 
 
 @tap.case
@@ -90,12 +138,8 @@ def a_socket_that_a_killed_process_left_is_replaced():
             vm.wait_socket()
             vm.kill()
         tap.true(os.path.exists(vm.socket), "SIGKILL should leave the socket")
-        path = vm.socket
-        with subprocess.Popen(clihelp.command("run", "--serial", "none", "--api-socket", path)) as run:
-            tap.wait_until(lambda: answers(path), clihelp.HANG_SECONDS, "the new server")
-            run.terminate()
-            tap.equal(run.wait(clihelp.HANG_SECONDS), 0, "exit status")
-        tap.true(not os.path.exists(path), "the socket is left behind")
+        with server_at(vm.socket):
+            tap.wait_until(lambda: answers(vm.socket), clihelp.HANG_SECONDS, "the new server")
 
 
 def answers(path):
@@ -126,7 +170,7 @@ def a_socket_in_no_folder_or_a_read_only_one_is_refused():
     tap.equal(ended.status, 1, "exit status")
 
 
-# --- paths and methods --------------------------------------------------------------------------------
+# --- paths and methods ----------------------------------------------------------------------------
 
 METHODS = {"/": "GET", "/version": "GET", "/machine-config": "GET, PUT", "/boot-source": "PUT",
            "/drives/a": "PUT", "/entropy": "PUT", "/actions": "PUT", "/vm": "PATCH",
@@ -148,7 +192,8 @@ def a_method_that_a_path_does_not_have_is_405_and_names_those_it_has(path):
 
 @serving
 def an_unknown_path_is_404(path):
-    for target in ("/none", "//", "/version/", "/vm/", "/drives", "/drives/", "/Version", "/./version",
+    for target in ("/none", "//", "/version/", "/vm/", "/drives", "/drives/", "/Version",
+                   "/./version",
                    "/%76ersion", "/version%00", "/snapshot/", "/x" * 3000, "/\xff", "*"):
         refused(path, "GET", target, status=404)
         refused(path, "PUT", target, {}, status=404)
@@ -178,7 +223,7 @@ def head_is_answered_without_a_body(path):
     tap.true(head.startswith(b"HTTP/1.1 405 ") and head.endswith(b"\r\n\r\n"), head)
 
 
-# --- malformed requests -------------------------------------------------------------------------------
+# --- malformed requests ---------------------------------------------------------------------------
 
 MALFORMED = {
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 10 + b"\r\n\r\n",
@@ -187,7 +232,8 @@ MALFORMED = {
     "zero_bytes": b"\0" * 100 + b"\r\n\r\n",
     "a_header_without_a_colon": b"GET / HTTP/1.1\r\nHost x\r\n\r\n",
     "a_negative_content_length": b"PUT /vm HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "a_content_length_that_is_no_number": b"PUT /vm HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+    "a_content_length_that_is_no_number":
+        b"PUT /vm HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
     "a_content_length_beyond_64_bits":
         b"PUT /vm HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
     "a_chunk_size_that_is_no_number":
@@ -265,7 +311,7 @@ def the_answer_to_curls_expectation_comes_before_the_body(path):
         tap.equal(control.receive().status, 400, "status")
 
 
-# --- many requests ------------------------------------------------------------------------------------
+# --- many requests --------------------------------------------------------------------------------
 
 
 @serving
@@ -330,11 +376,11 @@ def connections_that_end_at_any_point_do_no_harm(path):
             control.send(request[:size])
 
 
-# --- slow clients -------------------------------------------------------------------------------------
+# --- slow clients ---------------------------------------------------------------------------------
 
 
 def check_cut(path, feed):
-    """feed(control) until it is cut off, which must be in bounded time; others are served meanwhile."""
+    """feed(control) until it is cut off, in bounded time; others are served meanwhile."""
     with Control(path) as control:
         begun = time.monotonic()
         try:

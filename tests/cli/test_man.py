@@ -1,10 +1,11 @@
 #!/usr/bin/python3
-"""The manual pages say what the commands do: the same options with the same arguments as --help, every
-subcommand, every error name, every key of an answer; and their EXAMPLES work, as they are printed.
+"""The manual pages say what the commands do: the same options with the same arguments as --help,
+every subcommand, every error name, every key of an answer; and their EXAMPLES work, as they are
+printed.
 
-An example is typed line by line, as a person would with two terminals: a line that runs a guest is left
-running until the example's end, where a signal has to end it in order; any other line has to succeed.
-Files that examples speak of are there. Those that run guests need /dev/kvm.
+An example is typed line by line, as a person would with two terminals: a line that runs a guest is
+left running until the example's end, where a signal has to end it in order; any other line has to
+succeed. Files that examples speak of are there. Those that run guests need /dev/kvm.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ def plain(text):
     return re.sub(r"\\(.)|[*_](?![a-z])|(?<![A-Za-z])[*_]", lambda m: m.group(1) or "", text)
 
 
-# --- what is said -----------------------------------------------------------------------------------------
+# --- what is said ---------------------------------------------------------------------------------
 
 
 def check_page(name):
@@ -77,7 +78,8 @@ def options_of_page(command):
 
 
 def check_options(command):
-    tap.equal(options_of_page(command), options_of_help(command), "options of the page and of --help")
+    tap.equal(options_of_page(command), options_of_help(command),
+              "options of the page and of --help")
 
 
 for name in clihelp.COMMANDS:
@@ -132,7 +134,7 @@ def every_page_is_built():
             tap.true(".TH" in file.read(), name)
 
 
-# --- examples ---------------------------------------------------------------------------------------------
+# --- examples -------------------------------------------------------------------------------------
 
 
 def examples(name):
@@ -159,7 +161,8 @@ class Typist:
             self.start_guest(line.rstrip("& "))
             return
         done = subprocess.run(["bash", "-ec", line], stdout=subprocess.PIPE, check=False,
-                              stderr=subprocess.STDOUT, timeout=clihelp.HANG_SECONDS, **self.options)
+                              stderr=subprocess.STDOUT, timeout=clihelp.HANG_SECONDS,
+                              **self.options)
         said = done.stdout.decode(errors="replace")
         tap.equal(done.returncode, 0, "exit status of: %s\n%s" % (line, said))
         # curl is content with any answer.
@@ -224,7 +227,8 @@ def check_example(lines):
 
 for name in PAGES:
     for number, example in enumerate(examples(name), 1):
-        tap.case_for("example_%d_of_%s_works" % (number, name.replace("-", "_")), check_example, example)
+        tap.case_for("example_%d_of_%s_works" % (number, name.replace("-", "_")), check_example,
+                     example)
 
 
 @tap.case

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""The system call filter is on, in every thread, as soon as a guest runs, unless it was told to stay off;
-and with it on everything still works.
+"""The system call filter is on, in every thread, as soon as a guest runs, unless it was told to
+stay off; and with it on everything still works.
 
-The kernel says so itself: "Seccomp: 2" in /proc/PID/task/*/status. A forbidden call kills the process, so
-that a microVM which lives through all verbs has needed none. Needs /dev/kvm.
+The kernel says so itself: "Seccomp: 2" in /proc/PID/task/*/status. A forbidden call kills the
+process, so that a microVM which lives through all verbs has needed none. Needs /dev/kvm.
 """
 
 import os
@@ -84,7 +84,8 @@ def the_filter_is_on_in_every_thread_of_a_running_guest_for_all_its_life(folder)
 def the_filter_is_on_after_a_restore_too(folder):
     snapshot = os.path.join(folder, "a.stasis")
     disk = make_disk(folder)
-    with guestvm.run(folder, "--rng", "--disk", "id=d,path=" + disk, cpus=2, cmdline="period=40") as vm:
+    with guestvm.run(folder, "--rng", "--disk", "id=d,path=" + disk, cpus=2,
+                     cmdline="period=40") as vm:
         vm.wait_count(2)
         vm.pause()
         before = vm.log()

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""A guest's console on a terminal: what is typed reaches it, Ctrl-A x ends the run, and the terminal is
-given back as it was, however the run ends.
+"""A guest's console on a terminal: what is typed reaches it, Ctrl-A x ends the run, and the
+terminal is given back as it was, however the run ends.
 
-The terminal is a pty whose slave stays open here, so that its settings can be looked at, and which is the
-controlling terminal of the command, as a shell's is. Needs /dev/kvm.
+The terminal is a pty whose slave stays open here, so that its settings can be looked at, and which
+is the controlling terminal of the command, as a shell's is. Needs /dev/kvm.
 """
 
 import fcntl
@@ -208,6 +208,25 @@ def input_that_is_no_terminal_reaches_the_guest_and_its_end_does_not_end_the_run
     out += more
     for line in (b"\necho: hello\n", b"\necho: world\n", b"stasis-guest exit count 20 bad 0"):
         tap.true(line in out, "%r is not in %r" % (line, out))
+
+
+@tap.case
+def a_closed_standard_output_does_not_become_the_guests_disk():
+    # What is opened next would take its number, and the console would be written over the disk.
+    guestvm.need_kvm()
+    with tap.temp_dir() as folder:
+        content = b"sector 0, never written".ljust(1 << 20)
+        disk = clihelp.write(os.path.join(folder, "disk"), content)
+        for closed in (">&-", "<&-", "<&- >&- 2>&-"):
+            ended = subprocess.run(
+                ["sh", "-c", 'exec "$@" ' + closed, "sh", *clihelp.command(
+                    "run", "--kernel", tap.build(*KERNEL), "--memory", "32M", "--disk",
+                    "id=d,path=" + disk, "--cmdline", "period=20 exit=3 disk-writes=0")],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                timeout=clihelp.HANG_SECONDS, check=False)
+            tap.equal(ended.returncode, 0, "exit status with " + closed)
+            with open(disk, "rb") as file:
+                tap.true(file.read() == content, "the disk was written to, with " + closed)
 
 
 @tap.case

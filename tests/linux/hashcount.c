@@ -265,10 +265,9 @@ static int run(void)
 {
     const char *tick_text = getenv("TICK_MS");
     const long tick_ms = tick_text != NULL ? strtol(tick_text, NULL, 10) : 200;
-    const struct timespec tick = { .tv_sec = tick_ms / 1000,
-                                   .tv_nsec = tick_ms % 1000 * 1000000L };
-    struct board *board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE,
-                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const struct timespec tick = { .tv_sec = tick_ms / 1000, .tv_nsec = tick_ms % 1000 * 1000000L };
+    struct board *board =
+        mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int cpu_count = (int)sysconf(_SC_NPROCESSORS_ONLN);
     int64_t last_mono = 0;
 

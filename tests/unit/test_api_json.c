@@ -1,8 +1,8 @@
 /*
- * Goal:   a body is one JSON object and nothing else, read as strictly as RFC 8259 is written; every key
- *         is known, comes once, and has the type and range asked for. What is wrong is said by name.
- * Method: hand-made bodies for each rule; mutations of a good body, which must be refused or mean the
- *         same to json-c's lenient reader.
+ * Goal:   a body is one JSON object and nothing else, read as strictly as RFC 8259 has it; every
+ *         key is known, comes once, and has the type and range asked for. What is wrong is named.
+ * Method: hand-made bodies for each rule; mutations of a good body, which must be refused or mean
+ *         the same to json-c's lenient reader.
  */
 #include <errno.h>
 #include <string.h>
@@ -39,12 +39,32 @@ static void one_object_is_read_with_blanks_around_it(void **state)
 static void what_is_not_one_object_is_an_invalid_argument(void **state)
 {
     static const char *const bad[] = {
-        "",         " ",         "null",       "1",          "[]",          "\"a\"",
-        "{",        "{}}",       "{} {}",      "{\"a\"}",    "{\"a\":}",    "{\"a\":1,}",
-        "{,}",      "{a:1}",     "{'a':1}",    "{\"a\":'b'}", "{/**/}",     "{\"a\":\"\n\"}",
-        "{\"a\":\"\x7f\xff\"}",  "{\"\xc0\xaf\":1}",         "{\"a\":\"\xed\xa0\x80\"}",
-        "{\"a\\u0000b\":1}",     "{\"a\":\"\\u0000\"}",      "{\"a\":\"\\q\"}",
-        "\xef\xbb\xbf{}",        "{\"a\":[[[[[[[[[[1]]]]]]]]]]}",
+        "",
+        " ",
+        "null",
+        "1",
+        "[]",
+        "\"a\"",
+        "{",
+        "{}}",
+        "{} {}",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{,}",
+        "{a:1}",
+        "{'a':1}",
+        "{\"a\":'b'}",
+        "{/**/}",
+        "{\"a\":\"\n\"}",
+        "{\"a\":\"\x7f\xff\"}",
+        "{\"\xc0\xaf\":1}",
+        "{\"a\":\"\xed\xa0\x80\"}",
+        "{\"a\\u0000b\":1}",
+        "{\"a\":\"\\u0000\"}",
+        "{\"a\":\"\\q\"}",
+        "\xef\xbb\xbf{}",
+        "{\"a\":[[[[[[[[[[1]]]]]]]]]]}",
     };
 
     (void)state;
@@ -131,8 +151,8 @@ static void each_kind_of_key_is_taken(void **state)
     struct taken taken = { 0 };
 
     (void)state;
-    assert_stasis_ok(take("{\"text\":\"t\",\"flag\":true,\"number\":2,\"array\":[1,2]}", &taken, &err),
-                     &err);
+    assert_stasis_ok(
+        take("{\"text\":\"t\",\"flag\":true,\"number\":2,\"array\":[1,2]}", &taken, &err), &err);
     assert_true(taken.flag);
     assert_int_equal(taken.number, 2);
     assert_non_null(taken.array);

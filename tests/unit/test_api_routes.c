@@ -1,7 +1,7 @@
 /*
- * Goal:   each path of the control socket asks of the microVM exactly what its body says, and answers
- *         with what the microVM says, under the right status; a save's progress and report are those of
- *         the save that made them.
+ * Goal:   each path of the control socket asks of the microVM exactly what its body says, and
+ *         answers with what the microVM says, under the right status; a save's progress and report
+ *         are those of the save that made them.
  * Method: a microVM that is not one: it notes what it is asked for and fails when it is told to. A
  *         save calls back into the test while it "runs".
  */
@@ -15,12 +15,12 @@
 
 #include "unit.h"
 
-/* --- the microVM that is not one --------------------------------------------------------------- */
+/* --- the microVM that is not one -------------------------------------------------------------- */
 
 struct microvm {
     enum microvm_state state;
-    char asked[1024];              /* what it was asked for, one line */
-    struct stasis_error next;      /* the next call fails with it, when it has a code */
+    char asked[1024];         /* what it was asked for, one line */
+    struct stasis_error next; /* the next call fails with it, when it has a code */
     void (*during_save)(struct microvm *vm);
     struct api_context *context;
     uint8_t id; /* of the next snapshot */
@@ -156,7 +156,7 @@ void microvm_get_machine(struct microvm *vm, struct microvm_machine_config *ret_
                                                    .track_dirty = true };
 }
 
-/* --- asking ------------------------------------------------------------------------------------- */
+/* --- asking ----------------------------------------------------------------------------------- */
 
 static struct microvm vm;
 static struct api_context context;
@@ -181,10 +181,9 @@ static int tear_down(void **state)
 /* The status; the body is in reply_text. */
 static unsigned ask(const char *method, const char *path, const char *body)
 {
-    const struct api_call call = { .method = method,
-                                   .path = path,
-                                   .body = body,
-                                   .body_size = strlen(body) };
+    const struct api_call call = {
+        .method = method, .path = path, .body = body, .body_size = strlen(body)
+    };
 
     memset(&reply, 0xff, sizeof(reply)); /* all of it is to be set */
     api_route(&context, &call, &reply);
@@ -212,9 +211,11 @@ static void each_path_asks_for_what_its_body_says(void **state)
           "{\"kernel_image_path\":\"/k\",\"initrd_path\":\"/i\",\"boot_args\":\"a b\"}",
           "boot /k initrd /i cmdline a b" },
         { "PUT", "/drives/a",
-          "{\"drive_id\":\"a\",\"path_on_host\":\"/d\",\"is_root_device\":false}", "drive a at /d" },
+          "{\"drive_id\":\"a\",\"path_on_host\":\"/d\",\"is_root_device\":false}",
+          "drive a at /d" },
         { "PUT", "/drives/a",
-          "{\"drive_id\":\"a\",\"path_on_host\":\"/d\",\"is_root_device\":true,\"is_read_only\":true}",
+          "{\"drive_id\":\"a\",\"path_on_host\":\"/d\",\"is_root_device\":true,"
+          "\"is_read_only\":true}",
           "drive a at /d read-only root" },
         { "PUT", "/entropy", "{}", "entropy 1" },
         { "PUT", "/actions", "{\"action_type\":\"InstanceStart\"}", "start" },
@@ -285,7 +286,8 @@ static void a_fault_is_utf8_whatever_it_quotes(void **state)
     (void)state;
     vm.next = (struct stasis_error){ .code = STASIS_ERR_IO, .text = "open '/\xff\xc3': \xc3\xa9" };
     assert_int_equal(ask("PATCH", "/vm", "{\"state\":\"Paused\"}"), 400);
-    assert_string_equal(reply_text, "{\"fault_message\":\"open '\\/?" "?': \xc3\xa9\"}");
+    assert_string_equal(reply_text, "{\"fault_message\":\"open '\\/?"
+                                    "?': \xc3\xa9\"}");
     assert_int_equal(ask("GET", "/\xff", ""), 404);
     assert_true(text_is_utf8(reply_text, strlen(reply_text)));
 }
@@ -312,8 +314,8 @@ static void a_running_microvm_is_saved_only_where_the_pause_is_asked_for(void **
     vm.state = MICROVM_RUNNING;
     assert_int_equal(ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\"}"), 400);
     assert_int_equal(reply.code, STASIS_ERR_WRONG_STATE);
-    assert_int_equal(ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"pause_vm\":false}"),
-                     400);
+    assert_int_equal(
+        ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"pause_vm\":false}"), 400);
     assert_string_equal(vm.asked, "");
     assert_int_equal(ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"pause_vm\":true}"),
                      200);

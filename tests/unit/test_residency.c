@@ -102,7 +102,9 @@ static void read_pages(void)
 {
     static volatile uint8_t sink;
 
-    sink = memory_hva[12 * PAGE]; /* the file's data, where there is a file: reading its holes fills them */
+    sink =
+        memory_hva[12 *
+                   PAGE]; /* the file's data, where there is a file: reading its holes fills them */
     (void)sink;
 }
 

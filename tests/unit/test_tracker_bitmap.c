@@ -116,11 +116,10 @@ static void random_marks_agree_with_the_oracle(void **state)
         for (int i = 0; i < epoch % 40; i++) {
             const uint64_t page = fixture_random(&fixture, fixture.page_count);
 
-            assert_int_equal(stasis_tracker_mark(tracker,
-                                                 fixture_gpa(&fixture, page) +
-                                                     fixture_random(&fixture, PAGE),
-                                                 1),
-                             0);
+            assert_int_equal(
+                stasis_tracker_mark(
+                    tracker, fixture_gpa(&fixture, page) + fixture_random(&fixture, PAGE), 1),
+                0);
             stasis_page_set_add(&fixture.written, page, 1);
         }
         fixture_harvest(&fixture, tracker);
@@ -135,7 +134,7 @@ static void no_mark_is_missed_in_ten_million_by_four_threads(void **state)
     assert_true(fixture_race(&fixture, &(struct fixture_race){ .tracker = tracker,
                                                                .mark = true,
                                                                .write_count = RACE_WRITES,
-                                                               .harvests_min = 50 })
+                                                               .write_count_between = 64 })
                     .given_back > 0);
 }
 
@@ -248,33 +247,44 @@ static void nothing_can_be_closed(void **state)
 
 /* --- write faults --------------------------------------------------------------------------- */
 
-struct protection { /* what harvest asked to protect */
+struct protection { /* what harvest asked to protect, and faults to grant */
     unsigned calls;
     uint64_t gpa, size, granule; /* of the last call */
     uint64_t size_total;
     unsigned fail_call; /* 0: none */
+    uint64_t granted_gpa, granted_size;
+    bool grant_fails;
 };
 
 static int note_protection(void *arg, uint64_t gpa, uint64_t size, uint64_t granule)
 {
-    struct protection *protection = arg;
+    struct protection *noted = arg;
 
-    if (++protection->calls == protection->fail_call)
+    if (++noted->calls == noted->fail_call)
         return -EIO;
-    protection->gpa = gpa;
-    protection->size = size;
-    protection->granule = granule;
-    protection->size_total += size;
+    noted->gpa = gpa;
+    noted->size = size;
+    noted->granule = granule;
+    noted->size_total += size;
     return 0;
+}
+
+static int note_grant(void *arg, uint64_t gpa, uint64_t size)
+{
+    struct protection *noted = arg;
+
+    noted->granted_gpa = gpa;
+    noted->granted_size = size;
+    return noted->grant_fails ? -EPERM : 0;
 }
 
 static struct protection protection;
 
 static void open_faulting(uint32_t threshold)
 {
-    const struct stasis_fault_options options = { .protect = note_protection,
-                                                  .protect_arg = &protection,
-                                                  .threshold = threshold };
+    const struct stasis_fault_options options = {
+        .protect = note_protection, .grant = note_grant, .arg = &protection, .threshold = threshold
+    };
 
     memset(&protection, 0, sizeof(protection));
     open_with(&options);
@@ -283,11 +293,9 @@ static void open_faulting(uint32_t threshold)
 
 static void expect_grant(uint64_t gpa, uint64_t now_ms, uint64_t want_gpa, uint64_t want_size)
 {
-    uint64_t range_gpa = 0, range_size = 0;
-
-    assert_int_equal(tracker_fault_at(tracker, gpa, now_ms, &range_gpa, &range_size), 0);
-    assert_true(range_gpa == want_gpa);
-    assert_true(range_size == want_size);
+    assert_int_equal(tracker_fault_at(tracker, gpa, now_ms), 0);
+    assert_true(protection.granted_gpa == want_gpa);
+    assert_true(protection.granted_size == want_size);
 }
 
 static void arming_protects_all_of_memory(void **state)
@@ -361,26 +369,42 @@ static void a_clock_that_steps_back_changes_no_granule(void **state)
     expect_grant(gpa, 5000, gpa, PAGE);
 }
 
-static void a_harvest_protects_what_it_tells_with_the_granule_to_come(void **state)
+static void what_a_fault_was_granted_is_told_and_protected_with_the_granule_to_come(void **state)
 {
     const uint64_t gpa = fixture.regions[2].gpa;
+    const uint64_t page = fixture.page_count - fixture.regions[2].size / PAGE;
 
     (void)state;
     open_faulting(2);
-    for (int i = 0; i < 3; i++)
-        expect_grant(gpa, 1000, gpa, i < 2 ? BLOCK : PAGE);
-    assert_int_equal(stasis_tracker_mark(tracker, gpa, PAGE), 0);
+    expect_grant(gpa + 5 * PAGE, 1000, gpa, BLOCK);
     protection.calls = 0;
     fixture_harvest(&fixture, tracker);
+    stasis_page_set_add(&fixture.written, page, BLOCK / PAGE);
+    fixture_expect_written(&fixture);
     assert_int_equal(protection.calls, 1);
-    assert_true(protection.gpa == gpa && protection.size == PAGE && protection.granule == PAGE);
-
-    assert_int_equal(stasis_tracker_mark(tracker, gpa + BLOCK, 2 * BLOCK), 0);
-    protection.calls = 0;
-    fixture_harvest(&fixture, tracker);
-    assert_int_equal(protection.calls, 1);
-    assert_true(protection.gpa == gpa + BLOCK && protection.size == 2 * BLOCK);
+    assert_true(protection.gpa == gpa && protection.size == BLOCK);
     assert_true(protection.granule == BLOCK);
+
+    expect_grant(gpa, 1001, gpa, BLOCK);
+    fixture_harvest(&fixture, tracker);
+    expect_grant(gpa + 7 * PAGE, 1002, gpa + 7 * PAGE, PAGE);
+    protection.calls = 0;
+    fixture_harvest(&fixture, tracker);
+    stasis_page_set_add(&fixture.written, page + 7, 1);
+    fixture_expect_written(&fixture);
+    assert_int_equal(protection.calls, 1);
+    assert_true(protection.gpa == gpa + 7 * PAGE && protection.size == PAGE);
+    assert_true(protection.granule == PAGE);
+}
+
+static void a_range_that_cannot_be_granted_is_not_told(void **state)
+{
+    (void)state;
+    open_faulting(0);
+    protection.grant_fails = true;
+    assert_int_equal(tracker_fault_at(tracker, 0, 0), -EPERM);
+    fixture_harvest(&fixture, tracker);
+    fixture_expect_written(&fixture);
 }
 
 /* A run of the line goes over a region's end; a range of the guest's does not. */
@@ -417,23 +441,22 @@ static void protection_that_fails_is_done_by_the_next_harvest(void **state)
 
 static void faults_outside_of_memory_or_without_options_are_refused(void **state)
 {
-    const struct stasis_fault_options no_protect = { .threshold = 1 };
-    uint64_t gpa = 1, size = 2;
+    const struct stasis_fault_options no_protect = { .grant = note_grant };
+    const struct stasis_fault_options no_grant = { .protect = note_protection };
 
     (void)state;
     assert_stasis_fails(stasis_tracker_open_bitmap(&fixture.memory, &no_protect, &tracker, &err),
                         &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(stasis_tracker_open_bitmap(&fixture.memory, &no_grant, &tracker, &err),
+                        &err, STASIS_ERR_INVALID_ARGUMENT);
     open_faulting(0);
-    assert_int_equal(stasis_tracker_fault(tracker, 40 * PAGE, &gpa, &size), -EINVAL);
-    assert_int_equal(stasis_tracker_fault(tracker, UINT64_MAX, &gpa, &size), -EINVAL);
-    assert_int_equal(stasis_tracker_fault(tracker, 0, &gpa, &size), 0);
+    assert_int_equal(stasis_tracker_fault(tracker, 40 * PAGE), -EINVAL);
+    assert_int_equal(stasis_tracker_fault(tracker, UINT64_MAX), -EINVAL);
+    assert_int_equal(stasis_tracker_fault(tracker, 0), 0);
     stasis_tracker_close(tracker);
     tracker = NULL;
     open_armed();
-    gpa = 1, size = 2;
-    assert_int_equal(stasis_tracker_fault(tracker, 0, &gpa, &size), -EINVAL);
-    assert_int_equal(gpa, 1);
-    assert_int_equal(size, 2);
+    assert_int_equal(stasis_tracker_fault(tracker, 0), -EINVAL);
 }
 
 /* --- a VMM in small ------------------------------------------------------------------------- */
@@ -466,14 +489,11 @@ static void *hva_of_gpa(uint64_t gpa)
 static void on_write_fault(int number, siginfo_t *info, void *context)
 {
     const int saved_errno = errno;
-    uint64_t gpa, size;
+    uint64_t gpa;
 
     (void)number;
     (void)context;
-    if (!gpa_of_fault(info->si_addr, &gpa) ||
-        stasis_tracker_fault(tracker, gpa, &gpa, &size) < 0 ||
-        mprotect(hva_of_gpa(gpa), size, PROT_READ | PROT_WRITE) < 0 ||
-        stasis_tracker_mark(tracker, gpa, size) < 0)
+    if (!gpa_of_fault(info->si_addr, &gpa) || stasis_tracker_fault(tracker, gpa) < 0)
         _exit(99);
     atomic_fetch_add(&faults_taken, 1);
     errno = saved_errno;
@@ -486,10 +506,18 @@ static int protect_memory(void *arg, uint64_t gpa, uint64_t size, uint64_t granu
     return mprotect(hva_of_gpa(gpa), size, PROT_READ) < 0 ? -errno : 0;
 }
 
+static int grant_memory(void *arg, uint64_t gpa, uint64_t size)
+{
+    (void)arg;
+    return mprotect(hva_of_gpa(gpa), size, PROT_READ | PROT_WRITE) < 0 ? -errno : 0;
+}
+
 static void no_write_is_missed_while_faults_are_granted_and_harvests_protect(void **state)
 {
     const struct sigaction action = { .sa_sigaction = on_write_fault, .sa_flags = SA_SIGINFO };
-    const struct stasis_fault_options options = { .protect = protect_memory, .threshold = 4 };
+    const struct stasis_fault_options options = { .protect = protect_memory,
+                                                  .grant = grant_memory,
+                                                  .threshold = 4 };
     struct sigaction before;
 
     (void)state;
@@ -497,8 +525,8 @@ static void no_write_is_missed_while_faults_are_granted_and_harvests_protect(voi
     sigaction(SIGSEGV, &action, &before);
     assert_stasis_ok(stasis_tracker_arm(tracker, &err), &err);
     fixture_race(&fixture, &(struct fixture_race){ .tracker = tracker,
-                                                   .write_count = RACE_WRITES,
-                                                   .harvests_min = 50 });
+                                                   .write_count = RACE_WRITES / 5,
+                                                   .write_count_between = 1000 });
     sigaction(SIGSEGV, &before, NULL);
     assert_true(atomic_load(&faults_taken) > 50);
 }
@@ -526,7 +554,8 @@ int main(void)
         bitmap_test(faults_spread_over_windows_or_blocks_do_not),
         bitmap_test(a_fine_block_that_was_quiet_is_whole_again),
         bitmap_test(a_clock_that_steps_back_changes_no_granule),
-        bitmap_test(a_harvest_protects_what_it_tells_with_the_granule_to_come),
+        bitmap_test(what_a_fault_was_granted_is_told_and_protected_with_the_granule_to_come),
+        bitmap_test(a_range_that_cannot_be_granted_is_not_told),
         bitmap_test(a_run_over_two_regions_is_protected_in_two),
         bitmap_test(protection_that_fails_is_done_by_the_next_harvest),
         bitmap_test(faults_outside_of_memory_or_without_options_are_refused),

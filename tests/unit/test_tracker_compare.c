@@ -119,9 +119,8 @@ static void comparison_tells_exactly_the_pages_that_differ(void **state)
 static void a_base_that_cannot_be_read_fails_the_harvest_and_the_next_one_is_whole(void **state)
 {
     (void)state;
-    assert_stasis_ok(stasis_tracker_open_compare(&fixture.memory, read_base, &base, 2, &tracker,
-                                                 &err),
-                     &err);
+    assert_stasis_ok(
+        stasis_tracker_open_compare(&fixture.memory, read_base, &base, 2, &tracker, &err), &err);
     assert_stasis_ok(stasis_tracker_arm(tracker, &err), &err);
     change_page(5);
     change_page(2900);
@@ -175,9 +174,9 @@ static void refining_drops_no_changed_page_when_the_base_cannot_be_read(void **s
     change_page(2990);
     stasis_page_set_add(&fixture.set, 0, fixture.page_count);
     base.fail_page = 1500;
-    assert_stasis_fails(stasis_dirty_refine(&fixture.set, &fixture.memory, read_base, &base, 2,
-                                            &dropped, &err),
-                        &err, STASIS_ERR_DIGEST_MISMATCH);
+    assert_stasis_fails(
+        stasis_dirty_refine(&fixture.set, &fixture.memory, read_base, &base, 2, &dropped, &err),
+        &err, STASIS_ERR_DIGEST_MISMATCH);
     assert_int_equal(dropped, 4711);
     assert_true(stasis_page_set_test(&fixture.set, 10));
     assert_true(stasis_page_set_test(&fixture.set, 1500));
@@ -192,9 +191,8 @@ static void refining_looks_at_pages_of_the_set_only(void **state)
     change_page(500);
     base.fail_page = 500;
     stasis_page_set_add(&fixture.set, 10, 1);
-    assert_stasis_ok(stasis_dirty_refine(&fixture.set, &fixture.memory, read_base, &base, 1, NULL,
-                                         &err),
-                     &err);
+    assert_stasis_ok(
+        stasis_dirty_refine(&fixture.set, &fixture.memory, read_base, &base, 1, NULL, &err), &err);
     assert_true(stasis_page_set_count(&fixture.set) == 1);
 }
 
@@ -209,31 +207,30 @@ static void wrong_arguments_are_refused(void **state)
                         &err, STASIS_ERR_INVALID_ARGUMENT);
     assert_stasis_fails(stasis_tracker_open_compare(&unmapped, read_base, &base, 1, &tracker, &err),
                         &err, STASIS_ERR_INVALID_ARGUMENT);
-    assert_stasis_fails(stasis_dirty_refine(&fixture.set, &fixture.memory, NULL, NULL, 1, NULL,
-                                            &err),
-                        &err, STASIS_ERR_INVALID_ARGUMENT);
-    assert_stasis_fails(stasis_dirty_refine(&fixture.set, &unmapped, read_base, &base, 1, NULL,
-                                            &err),
-                        &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(
+        stasis_dirty_refine(&fixture.set, &fixture.memory, NULL, NULL, 1, NULL, &err), &err,
+        STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(
+        stasis_dirty_refine(&fixture.set, &unmapped, read_base, &base, 1, NULL, &err), &err,
+        STASIS_ERR_INVALID_ARGUMENT);
     regions[0].hva = fixture.regions[0].hva; /* now the set is of another size */
-    assert_stasis_fails(stasis_dirty_refine(&fixture.set, &unmapped, read_base, &base, 1, NULL,
-                                            &err),
-                        &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(
+        stasis_dirty_refine(&fixture.set, &unmapped, read_base, &base, 1, NULL, &err), &err,
+        STASIS_ERR_INVALID_ARGUMENT);
     regions[0].size = 5;
     assert_stasis_fails(stasis_tracker_open_compare(&unmapped, read_base, &base, 1, &tracker, &err),
                         &err, STASIS_ERR_INVALID_MEMORY);
-    assert_stasis_fails(stasis_dirty_refine(&fixture.set, &unmapped, read_base, &base, 1, NULL,
-                                            &err),
-                        &err, STASIS_ERR_INVALID_MEMORY);
+    assert_stasis_fails(
+        stasis_dirty_refine(&fixture.set, &unmapped, read_base, &base, 1, NULL, &err), &err,
+        STASIS_ERR_INVALID_MEMORY);
     assert_null(tracker);
 }
 
 static void comparison_takes_no_marks(void **state)
 {
     (void)state;
-    assert_stasis_ok(stasis_tracker_open_compare(&fixture.memory, read_base, &base, 1, &tracker,
-                                                 &err),
-                     &err);
+    assert_stasis_ok(
+        stasis_tracker_open_compare(&fixture.memory, read_base, &base, 1, &tracker, &err), &err);
     assert_int_equal(stasis_tracker_mark(tracker, 0, 1), -EINVAL);
     assert_stasis_fails(stasis_tracker_ring_full(tracker, &err), &err, STASIS_ERR_INVALID_ARGUMENT);
 }

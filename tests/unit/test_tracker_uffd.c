@@ -155,7 +155,7 @@ static void check_race(enum fixture_kind kind)
     arm();
     tally = fixture_race(&fixture, &(struct fixture_race){ .tracker = tracker,
                                                            .write_count = RACE_WRITES,
-                                                           .harvests_min = 50 });
+                                                           .write_count_between = 1000 });
     assert_true(tally.given_back > 0);
 }
 
@@ -228,9 +228,9 @@ static void map_half_anew(const struct stasis_region *region)
     uint8_t *half = (uint8_t *)region->hva + region->size / 2 / STASIS_PAGE_SIZE * STASIS_PAGE_SIZE;
     const size_t size = region->size - (size_t)(half - (uint8_t *)region->hva);
 
-    assert_ptr_equal(mmap(half, size, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
-                     half);
+    assert_ptr_equal(
+        mmap(half, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+        half);
     half[0] = 1;
 }
 

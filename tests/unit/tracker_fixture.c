@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,15 +38,14 @@ static void *map_region(enum fixture_kind kind, uint64_t size)
     int fd;
 
     switch (kind) {
-    case FIXTURE_ANONYMOUS:
-        return mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    case FIXTURE_ANONYMOUS: return mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     case FIXTURE_HUGETLB:
         return mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
     case FIXTURE_SHARED:
     case FIXTURE_PRIVATE_FILE:
         fd = data_file(size);
-        hva = mmap(NULL, size, protection, kind == FIXTURE_SHARED ? MAP_SHARED : MAP_PRIVATE, fd,
-                   0);
+        hva =
+            mmap(NULL, size, protection, kind == FIXTURE_SHARED ? MAP_SHARED : MAP_PRIVATE, fd, 0);
         close(fd);
         return hva;
     }
@@ -177,6 +177,13 @@ void fixture_expect_written(struct fixture *fixture)
 
 /* --- writers -------------------------------------------------------------------------------- */
 
+#define LOG_SIZE 1024 /* entries */
+
+struct log_entry { /* a complete write */
+    uint64_t page;
+    uint64_t value;
+};
+
 struct writer {
     pthread_t thread;
     const struct fixture *fixture;
@@ -184,10 +191,14 @@ struct writer {
     unsigned index;
     uint64_t random_state;
     uint64_t writes;
-    struct stasis_page_set log;
-    atomic_bool *stop; /* enough harvests were done */
+    struct log_entry log[LOG_SIZE]; /* entry n in log[n % LOG_SIZE] */
+    atomic_uint_fast64_t logged;    /* entries written so far */
+    atomic_uint_fast64_t checked;   /* and done with; never LOG_SIZE behind */
+    uint64_t logged_before;         /* entries when the harvest began; the harvester's */
     atomic_uint *running;
 };
+
+static struct writer writers[FIXTURE_WRITERS];
 
 /* Most writes go to a few busy pages, the rest anywhere. */
 static uint64_t pick_page(struct writer *writer)
@@ -198,19 +209,30 @@ static uint64_t pick_page(struct writer *writer)
     return random % 4 != 0 ? (random >> 8) % (page_count / 8 + 1) : (random >> 8) % page_count;
 }
 
+static void log_write(struct writer *writer, uint64_t page, uint64_t value)
+{
+    const uint64_t n = atomic_load(&writer->logged);
+
+    while (n - atomic_load(&writer->checked) >= LOG_SIZE)
+        sched_yield();
+    writer->log[n % LOG_SIZE] = (struct log_entry){ .page = page, .value = value };
+    atomic_store(&writer->logged, n + 1);
+}
+
 static void *write_pages(void *arg)
 {
     struct writer *writer = arg;
     const struct fixture_race *race = writer->race;
     const uint64_t enough = race->write_count / FIXTURE_WRITERS;
 
-    while (writer->writes < enough || !atomic_load(writer->stop)) {
+    while (writer->writes < enough) {
         const uint64_t page = pick_page(writer);
+        uint64_t *word = fixture_word(writer->fixture, page, writer->index);
 
-        count_up(fixture_word(writer->fixture, page, writer->index));
+        count_up(word);
         if (race->mark)
             (void)stasis_tracker_mark(race->tracker, fixture_gpa(writer->fixture, page) + 1024, 64);
-        stasis_page_set_add(&writer->log, page, 1);
+        log_write(writer, page, __atomic_load_n(word, __ATOMIC_RELAXED));
         writer->writes++;
     }
     atomic_fetch_sub(writer->running, 1);
@@ -242,27 +264,52 @@ static uint64_t copy_pages(struct fixture *fixture, uint64_t *ret_pages)
     return unchanged;
 }
 
+/* Every write that was logged before the harvest began is in the copy. */
+static void check_log(struct fixture *fixture, struct writer *writer)
+{
+    for (uint64_t n = atomic_load(&writer->checked); n < writer->logged_before; n++) {
+        const struct log_entry *entry = &writer->log[n % LOG_SIZE];
+
+        if (fixture->shadow[entry->page * FIXTURE_WRITERS + writer->index] < entry->value)
+            fail_msg("write %ju to page %ju was complete before a harvest, and in none",
+                     (uintmax_t)entry->value, (uintmax_t)entry->page);
+        stasis_page_set_add(&fixture->written, entry->page, 1);
+    }
+    atomic_store(&writer->checked, writer->logged_before);
+}
+
 static void harvest_once(struct fixture *fixture, const struct fixture_race *race,
-                         struct stasis_page_set *told, struct fixture_tally *tally)
+                         bool may_give_back, struct fixture_tally *tally)
 {
     struct stasis_error err = { 0 };
 
+    for (unsigned i = 0; i < FIXTURE_WRITERS; i++)
+        writers[i].logged_before = atomic_load(&writers[i].logged);
     fixture_harvest(fixture, race->tracker);
-    stasis_page_set_union(told, &fixture->set);
     tally->harvests++;
-    if (fixture_random(fixture, 4) == 0) {
+    if (may_give_back && fixture_random(fixture, 4) == 0) {
         assert_stasis_ok(stasis_tracker_give_back(race->tracker, &fixture->set, &err), &err);
         tally->given_back++;
         return;
     }
     tally->pages_unchanged += copy_pages(fixture, &tally->pages_told);
+    for (unsigned i = 0; i < FIXTURE_WRITERS; i++)
+        check_log(fixture, &writers[i]);
 }
 
-static void check_nothing_missed(const struct fixture *fixture, const struct stasis_page_set *told)
+/* Writes in the logs; at most LOG_SIZE of one writer, who then waits. */
+static uint64_t not_checked(void)
+{
+    uint64_t count = 0;
+
+    for (unsigned i = 0; i < FIXTURE_WRITERS; i++)
+        count += atomic_load(&writers[i].logged) - atomic_load(&writers[i].checked);
+    return count;
+}
+
+static void check_copy(const struct fixture *fixture)
 {
     for (uint64_t page = 0; page < fixture->page_count; page++) {
-        if (stasis_page_set_test(&fixture->written, page) && !stasis_page_set_test(told, page))
-            fail_msg("page %ju is in the writers' log and in no harvest", (uintmax_t)page);
         for (unsigned i = 0; i < FIXTURE_WRITERS; i++) {
             if (fixture->shadow[page * FIXTURE_WRITERS + i] != *fixture_word(fixture, page, i))
                 fail_msg("a write to page %ju by writer %u is in no harvest", (uintmax_t)page, i);
@@ -270,40 +317,44 @@ static void check_nothing_missed(const struct fixture *fixture, const struct sta
     }
 }
 
+/* What was there before is in the copy already. */
+static void take_copy(struct fixture *fixture)
+{
+    uint64_t pages = 0;
+
+    stasis_page_set_clear(&fixture->set);
+    stasis_page_set_add(&fixture->set, 0, fixture->page_count);
+    (void)copy_pages(fixture, &pages);
+}
+
 struct fixture_tally fixture_race(struct fixture *fixture, const struct fixture_race *race)
 {
-    static struct writer writers[FIXTURE_WRITERS];
     struct fixture_tally tally = { 0 };
-    struct stasis_page_set told = { 0 };
-    struct stasis_error err = { 0 };
-    atomic_bool stop = false;
     atomic_uint running = FIXTURE_WRITERS;
     uint64_t writes = 0;
 
-    assert_stasis_ok(stasis_page_set_init(&told, fixture->page_count, &err), &err);
+    assert_true(race->write_count_between <= LOG_SIZE);
+    take_copy(fixture);
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++) {
-        writers[i] = (struct writer){ .fixture = fixture, .race = race, .index = i,
-                                      .random_state = i + 1, .stop = &stop, .running = &running };
-        assert_stasis_ok(stasis_page_set_init(&writers[i].log, fixture->page_count, &err), &err);
+        writers[i] = (struct writer){
+            .fixture = fixture, .race = race, .index = i, .random_state = i + 1, .running = &running
+        };
     }
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++)
         assert_int_equal(pthread_create(&writers[i].thread, NULL, write_pages, &writers[i]), 0);
     while (atomic_load(&running) > 0) {
-        harvest_once(fixture, race, &told, &tally);
-        if (tally.harvests >= race->harvests_min)
-            atomic_store(&stop, true);
+        if (atomic_load(&running) == FIXTURE_WRITERS && not_checked() < race->write_count_between) {
+            sched_yield();
+            continue;
+        }
+        harvest_once(fixture, race, true, &tally);
     }
     for (unsigned i = 0; i < FIXTURE_WRITERS; i++) {
         pthread_join(writers[i].thread, NULL);
         writes += writers[i].writes;
-        stasis_page_set_union(&fixture->written, &writers[i].log);
-        stasis_page_set_release(&writers[i].log);
     }
-    fixture_harvest(fixture, race->tracker);
-    stasis_page_set_union(&told, &fixture->set);
-    tally.pages_unchanged += copy_pages(fixture, &tally.pages_told);
-    check_nothing_missed(fixture, &told);
-    stasis_page_set_release(&told);
+    harvest_once(fixture, race, false, &tally);
+    check_copy(fixture);
     print_message("# %ju writes, %ju harvests (%ju given back), %ju pages told, %ju of them "
                   "as before\n",
                   (uintmax_t)writes, (uintmax_t)tally.harvests, (uintmax_t)tally.given_back,

@@ -1,8 +1,9 @@
 /* tracker_fixture.h - memory that threads write to while a tracker is harvested, and the oracle for it.
  *
- * Each writer has a word of its own on every page and counts it up. The oracle keeps a copy of all
- * words, brought up to date from nothing but harvested pages: if a write was in no harvest, the copy is
- * not what memory is in the end. Words are atomic, so that the sanitizer for threads sees what the
+ * Each writer has a word of its own on every page, counts it up, and logs each write when it is complete.
+ * The oracle keeps a copy of all words, brought up to date from nothing but harvested pages: after each
+ * harvest the copy must have every write that was logged before it, and in the end be what memory is. Logs
+ * are short and writers wait for them, so that hardly a lost write is hidden by the next one. Words are atomic, so that the sanitizer for threads sees what the
  * trackers do, and not these races. */
 #ifndef STASIS_TESTS_TRACKER_FIXTURE_H
 #define STASIS_TESTS_TRACKER_FIXTURE_H
@@ -19,14 +20,14 @@ enum fixture_kind {
     FIXTURE_ANONYMOUS,    /* private anonymous */
     FIXTURE_SHARED,       /* a memfd, shared */
     FIXTURE_PRIVATE_FILE, /* a memfd with data, private: as restore maps memory */
-    FIXTURE_HUGETLB,      /* private anonymous, 2 MiB pages; fixture_open() skips where there are none */
+    FIXTURE_HUGETLB, /* private anonymous, 2 MiB pages; fixture_open() skips where there are none */
 };
 
 struct fixture {
     struct stasis_region regions[3]; /* with a hole between them, the first below 1 MiB */
     struct stasis_memory memory;
     uint64_t page_count;
-    uint64_t *shadow; /* FIXTURE_WRITERS words for each page */
+    uint64_t *shadow;               /* FIXTURE_WRITERS words for each page */
     struct stasis_page_set written; /* by the writers' own log, in all */
     struct stasis_page_set set;     /* for harvests */
     uint64_t random_state;
@@ -50,9 +51,10 @@ void fixture_expect_written(struct fixture *fixture);
 
 struct fixture_race {
     struct stasis_tracker *tracker;
-    bool mark;             /* writers tell each write to the tracker */
-    uint64_t write_count;  /* of all writers together */
-    uint64_t harvests_min; /* go on writing until so many harvests were done */
+    bool mark;            /* writers tell each write to the tracker */
+    uint64_t write_count; /* of all writers together */
+    uint64_t
+        write_count_between; /* harvests wait for about so many writes; fewer hide fewer losses */
 };
 
 struct fixture_tally {
@@ -62,7 +64,7 @@ struct fixture_tally {
 };
 
 /* Writers write at random while this thread harvests and now and then gives back. Fails the test when
- * a write was in no harvest, or a page is missing that a writer's log has. Prints the tally. */
+ * a write is missing from a harvest that it should be in. Prints the tally. */
 struct fixture_tally fixture_race(struct fixture *fixture, const struct fixture_race *race);
 
 #endif

@@ -14,11 +14,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "kvm_spy.h"
 #include "unit.h"
 
-#define GUEST_WRITES 1000000
+#define GUEST_WRITES 10000000
+/* In one go, when a ring may be nearly full: a software KVM that emulates the guest looks at its ring
+ * between goes only, and keeps 64 entries in reserve. */
+#define RING_LIST_MAX 48
 #define RING_SIZE (16 * 1024u)
 
 static struct tracker_vm vm;
@@ -194,6 +198,7 @@ static void pages_given_back_come_with_the_next_ones(void **state)
 
 struct guest {
     atomic_bool done;
+    size_t list_size;
     uint64_t writes;
 };
 
@@ -204,12 +209,12 @@ static void *run_guest(void *arg)
     uint64_t state = 77;
 
     while (guest->writes < GUEST_WRITES) {
-        for (size_t i = 0; i < TRACKER_VM_LIST_MAX; i++) {
+        for (size_t i = 0; i < guest->list_size; i++) {
             state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
             pages[i] = 2 + (state >> 33) % (vm.page_count - 2);
         }
-        tracker_vm_write(&vm, pages, TRACKER_VM_LIST_MAX, tracker);
-        guest->writes += TRACKER_VM_LIST_MAX;
+        tracker_vm_write(&vm, pages, guest->list_size, tracker);
+        guest->writes += guest->list_size;
     }
     atomic_store(&guest->done, true);
     return NULL;
@@ -239,7 +244,7 @@ static uint64_t copy_told(uint32_t *shadow, uint64_t *ret_told)
 
 static void check_race(bool ring)
 {
-    struct guest guest = { 0 };
+    struct guest guest = { .list_size = ring ? RING_LIST_MAX : TRACKER_VM_LIST_MAX };
     uint64_t harvests = 0, given_back = 0, told = 0, unchanged = 0;
     uint32_t *shadow;
     pthread_t thread;
@@ -257,6 +262,8 @@ static void check_race(bool ring)
         } else {
             unchanged += copy_told(shadow, &told);
         }
+        usleep(harvests % 16 == 0 ? 1000
+                                  : 0); /* most in a row, but the guest is to get somewhere */
     }
     pthread_join(thread, NULL);
     harvest();
@@ -417,32 +424,57 @@ static void slots_that_do_not_fit_are_refused_and_named(void **state)
     vm.slots[3].flags = KVM_MEM_LOG_DIRTY_PAGES;
     refused("flags");
     memcpy(vm.slots, good, sizeof(good));
-    assert_stasis_fails(stasis_tracker_open_kvm_log(vm.vm_fd, vm.slots, 0, &vm.memory, &tracker,
-                                                    &err),
-                        &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(
+        stasis_tracker_open_kvm_log(vm.vm_fd, vm.slots, 0, &vm.memory, &tracker, &err), &err,
+        STASIS_ERR_INVALID_ARGUMENT);
     vm.memory.region_count = 0;
     assert_stasis_fails(open_log(), &err, STASIS_ERR_INVALID_MEMORY);
 }
 
 /* --- the rings ------------------------------------------------------------------------------ */
 
-static void a_full_ring_is_emptied_and_nothing_lost(void **state)
+/* All pages, so many in one go. */
+static void write_all(size_t list_size)
 {
     uint64_t pages[TRACKER_VM_LIST_MAX];
 
-    (void)state;
-    start(true);
     for (uint64_t page = 2; page < vm.page_count;) {
         size_t count = 0;
 
-        for (; count < TRACKER_VM_LIST_MAX && page < vm.page_count; page++)
+        for (; count < list_size && page < vm.page_count; page++)
             pages[count++] = page;
         tracker_vm_write(&vm, pages, count, tracker);
     }
     stasis_page_set_add(&expected, 2, vm.page_count);
+}
+
+static void a_full_ring_is_emptied_and_nothing_lost(void **state)
+{
+    (void)state;
+    start(true);
+    write_all(RING_LIST_MAX);
     assert_true(vm.ring_fulls > 0);
     harvest();
     expect_exactly();
+}
+
+/* Where KVM emulates the guest, 512 writes in a row go past the end; elsewhere the ring is but full. */
+static void a_ring_that_kvm_overran_loses_no_page_and_the_guest_goes_on(void **state)
+{
+    (void)state;
+    start(true);
+    for (int round = 0; round < 3; round++) {
+        write_all(RING_SIZE / sizeof(struct kvm_dirty_gfn) * 15 /
+                  32); /* 480: twice is below full */
+        harvest();
+        stasis_page_set_union(&expected, &set);
+        expect_exactly();
+    }
+    for (int round = 0; round < 50; round++) {
+        write_random(RING_LIST_MAX);
+        harvest();
+        expect_exactly();
+    }
 }
 
 static void a_ring_that_was_used_before_is_read_on_from_there(void **state)
@@ -507,7 +539,7 @@ static void rings_of_no_vcpu_or_of_a_vm_without_are_refused(void **state)
 {
     (void)state;
     tracker_vm_open(&vm, 0);
-    assert_stasis_fails(open_ring(), &err, STASIS_ERR_KVM);
+    assert_stasis_fails(open_ring(), &err, STASIS_ERR_WRONG_STATE);
     assert_stasis_fails(stasis_tracker_open_kvm_ring(vm.vm_fd, NULL, 0, RING_SIZE, vm.slots,
                                                      TRACKER_VM_SLOTS, &vm.memory, &tracker, &err),
                         &err, STASIS_ERR_INVALID_ARGUMENT);
@@ -516,6 +548,22 @@ static void rings_of_no_vcpu_or_of_a_vm_without_are_refused(void **state)
                         &err, STASIS_ERR_INVALID_ARGUMENT);
     assert_stasis_ok(open_log(), &err);
     assert_stasis_fails(stasis_tracker_ring_full(tracker, &err), &err, STASIS_ERR_INVALID_ARGUMENT);
+}
+
+static int open_ring_of(uint32_t ring_size)
+{
+    return stasis_tracker_open_kvm_ring(vm.vm_fd, &vm.vcpu_fd, 1, ring_size, vm.slots,
+                                        TRACKER_VM_SLOTS, &vm.memory, &tracker, &err);
+}
+
+static void rings_of_another_size_are_refused(void **state)
+{
+    (void)state;
+    tracker_vm_open(&vm, RING_SIZE);
+    assert_stasis_fails(open_ring_of(2 * RING_SIZE), &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(open_ring_of(RING_SIZE / 2), &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_fails(open_ring_of(0), &err, STASIS_ERR_INVALID_ARGUMENT);
+    assert_stasis_ok(open_ring_of(RING_SIZE), &err);
 }
 
 /* --- with others ---------------------------------------------------------------------------- */
@@ -620,10 +668,12 @@ int main(void)
         kvm_test(a_vm_with_rings_keeps_no_log),
         kvm_test(slots_that_do_not_fit_are_refused_and_named),
         kvm_test(a_full_ring_is_emptied_and_nothing_lost),
+        kvm_test(a_ring_that_kvm_overran_loses_no_page_and_the_guest_goes_on),
         kvm_test(a_ring_that_was_used_before_is_read_on_from_there),
         kvm_test(rings_that_cannot_be_reset_lose_nothing),
         kvm_test(rings_need_kvm_to_offer_them_and_a_size_that_fits),
         kvm_test(rings_of_no_vcpu_or_of_a_vm_without_are_refused),
+        kvm_test(rings_of_another_size_are_refused),
         kvm_test(the_log_and_userfaultfd_together_see_guest_and_vmm),
         kvm_test(userfaultfd_alone_sees_the_guests_writes),
         kvm_test(opening_without_memory_leaves_nothing_behind),

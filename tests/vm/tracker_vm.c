@@ -22,6 +22,7 @@
 #define COUNT_GPA 0x500u
 #define LIST_GPA 0x600u
 #define CR0_PE 1u
+#define FULLS_MAX 10000 /* in one go */
 
 static const uint8_t guest_code[] = {
     0xbe, 0x00, 0x06, 0x00, 0x00,       /* 0: mov  $0x600, %esi    */
@@ -51,15 +52,13 @@ static void add_slot(struct tracker_vm *vm, uint32_t number, uint64_t gpa, uint6
                                                         .userspace_addr = (uintptr_t)hva };
 
     must(ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region));
-    vm->slots[number] = (struct stasis_kvm_slot){
-        .slot = number, .gpa = gpa, .size = size, .hva = (uintptr_t)hva
-    };
+    vm->slots[number] =
+        (struct stasis_kvm_slot){ .slot = number, .gpa = gpa, .size = size, .hva = (uintptr_t)hva };
 }
 
 static void *map_memory(uint64_t size)
 {
-    void *hva =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *hva = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     assert_ptr_not_equal(hva, MAP_FAILED);
     return hva;
@@ -85,8 +84,13 @@ static void make_memory(struct tracker_vm *vm)
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type)
 {
-    return (struct kvm_segment){ .limit = 0xffffffff, .selector = selector, .type = type,
-                                 .present = 1, .db = 1, .s = 1, .g = 1 };
+    return (struct kvm_segment){ .limit = 0xffffffff,
+                                 .selector = selector,
+                                 .type = type,
+                                 .present = 1,
+                                 .db = 1,
+                                 .s = 1,
+                                 .g = 1 };
 }
 
 static void make_vcpu(struct tracker_vm *vm)
@@ -168,8 +172,8 @@ uint64_t tracker_vm_gpa(const struct tracker_vm *vm, uint64_t page)
 uint32_t *tracker_vm_word(const struct tracker_vm *vm, uint64_t page)
 {
     const uint64_t in_first = vm->regions[0].size / PAGE;
-    uint8_t *hva = page < in_first ? (uint8_t *)vm->regions[0].hva + page * PAGE :
-                                     (uint8_t *)vm->regions[1].hva + (page - in_first) * PAGE;
+    uint8_t *hva = page < in_first ? (uint8_t *)vm->regions[0].hva + page * PAGE
+                                   : (uint8_t *)vm->regions[1].hva + (page - in_first) * PAGE;
 
     return (uint32_t *)(void *)(hva + TRACKER_VM_WORD);
 }
@@ -178,7 +182,7 @@ static void run_to_out(struct tracker_vm *vm, struct stasis_tracker *tracker)
 {
     struct stasis_error err = { 0 };
 
-    for (;;) {
+    for (int fulls = 0; fulls < FULLS_MAX; fulls++) {
         if (ioctl(vm->vcpu_fd, KVM_RUN, 0) < 0)
             fail_msg("KVM_RUN: %s", strerror(errno));
         if (vm->run->exit_reason == KVM_EXIT_IO)
@@ -188,6 +192,7 @@ static void run_to_out(struct tracker_vm *vm, struct stasis_tracker *tracker)
         vm->ring_fulls++;
         assert_stasis_ok(stasis_tracker_ring_full(tracker, &err), &err);
     }
+    fail_msg("the ring is full for ever");
 }
 
 void tracker_vm_write(struct tracker_vm *vm, const uint64_t *pages, size_t page_count,
@@ -199,9 +204,9 @@ void tracker_vm_write(struct tracker_vm *vm, const uint64_t *pages, size_t page_
     assert_true(page_count <= TRACKER_VM_LIST_MAX);
     memcpy(hva + COUNT_GPA, &count, sizeof(count));
     for (size_t i = 0; i < page_count; i++) {
-        const uint32_t gpa = pages[i] == TRACKER_VM_ELSEWHERE ?
-                                 (uint32_t)(ELSEWHERE_GPA + i * PAGE % MIB) :
-                                 (uint32_t)tracker_vm_gpa(vm, pages[i]);
+        const uint32_t gpa = pages[i] == TRACKER_VM_ELSEWHERE
+                                 ? (uint32_t)(ELSEWHERE_GPA + i * PAGE % MIB)
+                                 : (uint32_t)tracker_vm_gpa(vm, pages[i]);
 
         memcpy(hva + LIST_GPA + 4 * i, &gpa, sizeof(gpa));
     }
