@@ -13,6 +13,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -277,19 +278,47 @@ static int set_vcpus(struct microvm *vm, const struct boot_entry *entry, struct 
     return r;
 }
 
+/* The command line with the root device behind it, in `text`. Drives are in slot order, which is the
+ * order in which Linux names them. */
+static int add_root(const struct microvm_config *config, char text[MICROVM_CMDLINE_SIZE],
+                    const char **ret_cmdline, struct stasis_error *err)
+{
+    const char *given = config->has_cmdline ? config->cmdline : NULL;
+    int size = 0;
+
+    *ret_cmdline = given;
+    for (size_t i = 0; i < config->drives_count; i++) {
+        const struct vm_drive *drive = &config->drives[i];
+
+        if (!drive->is_root)
+            continue;
+        size = snprintf(text, MICROVM_CMDLINE_SIZE, "%s root=/dev/vd%c %s",
+                        given ? given : BOOT_LINUX_CMDLINE, (char)('a' + drive->slot),
+                        drive->read_only ? "ro" : "rw");
+        *ret_cmdline = text;
+    }
+    if (size >= MICROVM_CMDLINE_SIZE)
+        return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                           "the command line with its root device is longer than %d bytes",
+                           MICROVM_CMDLINE_SIZE - 1);
+    return 0;
+}
+
 static int load_kernel(struct microvm *vm, const struct vm_config *config, struct stasis_error *err)
 {
     const struct microvm_config *wanted = &vm->config;
-    const struct boot_source source = {
+    char cmdline[MICROVM_CMDLINE_SIZE];
+    struct boot_source source = {
         .kernel_path = wanted->kernel_path,
         .initrd_path = wanted->initrd_path[0] ? wanted->initrd_path : NULL,
-        .cmdline = wanted->has_cmdline ? wanted->cmdline : NULL,
     };
     const struct acpi_config acpi = { .vcpu_count = config->vcpu_count,
                                       .virtio_slots = vm_slots_used(config) };
     struct boot_entry entry;
-    int r = boot_load(&vm->vm.memory.guest, &source, &entry, err);
+    int r = add_root(wanted, cmdline, &source.cmdline, err);
 
+    if (r == 0)
+        r = boot_load(&vm->vm.memory.guest, &source, &entry, err);
     if (r == 0)
         r = acpi_tables_write(&vm->vm.memory.guest, &acpi, err);
     if (r == 0)

@@ -160,12 +160,18 @@ static int set_drive(struct microvm_config *config, const struct microvm_drive *
                      struct stasis_error *err)
 {
     struct vm_drive *place = find_drive_place(config, drive->id);
-    struct vm_drive wanted = { .read_only = drive->read_only };
+    struct vm_drive wanted = { .read_only = drive->read_only, .is_root = drive->is_root };
     int r;
 
     if (!place)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "more than %d drives",
                            MICROVM_DRIVE_MAX);
+    for (size_t i = 0; i < config->drives_count && drive->is_root; i++) {
+        if (config->drives[i].is_root && &config->drives[i] != place)
+            return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
+                               "drive '%s': drive '%s' is the root device already", drive->id,
+                               config->drives[i].id);
+    }
     r = microvm_absolute_path(wanted.path, sizeof(wanted.path), drive->path, "drive", err);
     if (r < 0)
         return stasis_wrap(err, r, "drive '%s'", drive->id);

@@ -21,6 +21,7 @@ static const struct stasis_field drive_fields[] = {
     STASIS_F_ARRAY(struct vm_drive, id, TEXT),
     STASIS_F_ARRAY(struct vm_drive, path, TEXT),
     STASIS_F(struct vm_drive, read_only, BOOL),
+    STASIS_F(struct vm_drive, is_root, BOOL, .flags = STASIS_FIELD_OPTIONAL),
     STASIS_F(struct vm_drive, slot, U32, .max = VM_ENTROPY_SLOT - 1),
 };
 static const struct stasis_table drive_table = STASIS_TABLE(struct vm_drive, drive_fields);

@@ -28,6 +28,7 @@ struct vm_drive {
     char id[MICROVM_ID_SIZE];
     char path[4096];
     bool read_only;
+    bool is_root;           /* the kernel's command line names it as root; at most one */
     uint32_t slot;          /* virtio-mmio slot, distinct, not VM_ENTROPY_SLOT */
     uint64_t size_expected; /* bytes; 0: whatever the file has */
 };

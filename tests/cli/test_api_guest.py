@@ -103,6 +103,28 @@ def a_guest_is_configured_started_saved_and_loaded_by_the_api_alone(folder):
 
 
 @kvm_case
+def a_root_device_is_named_on_the_kernels_command_line_once(folder):
+    snapshot = os.path.join(folder, "a.stasis")
+    with empty_vm(folder) as vm:
+        configure(vm)
+        put(vm, "/drives/data", drive_id="data", path_on_host=make_disk(folder, "a"),
+            is_root_device=False)
+        put(vm, "/drives/root", drive_id="root", path_on_host=make_disk(folder, "b"),
+            is_root_device=True, is_read_only=True)
+        refused(vm.socket, "PUT", "/drives/data",
+                {"drive_id": "data", "path_on_host": "/x", "is_root_device": True},
+                code="InvalidArgument")
+        start(vm)
+        vm.wait_count(2)
+        set_state(vm, "Paused")
+        put(vm, "/snapshot/create", snapshot_path=snapshot)
+        vm.kill()
+    with open(snapshot, "rb") as file:
+        file.seek((2 << 20) + 0x20000)  # memory is flat at 2 MiB; src/microvm/layout.h
+        tap.equal(file.read(64).split(b"\0")[0], b"period=40 root=/dev/vdb ro", "command line")
+
+
+@kvm_case
 def a_guest_loaded_without_resume_waits_until_it_is_resumed(folder):
     snapshot = os.path.join(folder, "a.stasis")
     with guestvm.run(folder, cmdline="period=40") as vm:
