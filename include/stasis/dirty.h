@@ -213,6 +213,10 @@ STASIS_API int stasis_tracker_ring_full(struct stasis_tracker *tracker, struct s
  * are only read are not told, touched before or not: for that, arming fills the page tables, 8 bytes for
  * each page of memory, and a harvest walks them.
  *
+ * That walk makes the cost follow the size of memory, not what was written (where KVM's trackers and a bitmap
+ * take microseconds, this takes milliseconds for each GiB), and it has KVM drop its own mappings of the
+ * memory, which a guest must fault in again. For VMMs that cannot tell their writes to a bitmap.
+ *
  * @param memory  copied; stays mapped until close; no other userfaultfd may be registered on it
  * @return 0; -EINVAL a region without hva; -EBADMSG STASIS_ERR_INVALID_MEMORY; -EOPNOTSUPP the kernel
  *         lacks it (text says what); -EACCES, -EPERM STASIS_ERR_PERMISSION; -EBUSY STASIS_ERR_BUSY

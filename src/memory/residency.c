@@ -37,8 +37,7 @@
 struct mapping {         /* a line of /proc/self/maps */
     uint64_t start, end; /* addresses */
     uint64_t file_off;   /* of start */
-    unsigned dev_major, dev_minor;
-    uint64_t inode; /* 0: anonymous */
+    uint64_t inode;      /* 0: anonymous */
     bool is_shared;
 };
 
@@ -178,16 +177,35 @@ static void add_mapped(struct residency *job, const struct mapping *mapping, uin
         add_present(job, start, end, true);
 }
 
+/* A number in `base` that ends in `end`, which is stepped over. */
+static bool parse_number(const char **text, int base, char end, uint64_t *ret_number)
+{
+    char *after;
+
+    errno = 0;
+    *ret_number = strtoull(*text, &after, base);
+    if (errno != 0 || after == *text || *after != end)
+        return false;
+    *text = after + 1;
+    return true;
+}
+
+/* 7f12a000-7f13a000 rw-p 00000000 00:01 1234    /memfd:guest (deleted) */
 static bool parse_mapping(const char *line, struct mapping *ret_mapping)
 {
-    char permissions[5];
+    uint64_t device_part;
 
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &ret_mapping->start,
-               &ret_mapping->end, permissions, &ret_mapping->file_off, &ret_mapping->dev_major,
-               &ret_mapping->dev_minor, &ret_mapping->inode) != 7)
+    if (!parse_number(&line, 16, '-', &ret_mapping->start) ||
+        !parse_number(&line, 16, ' ', &ret_mapping->end) || strlen(line) < 5)
         return false;
-    ret_mapping->is_shared = permissions[3] == 's';
-    return ret_mapping->start < ret_mapping->end;
+    ret_mapping->is_shared = line[3] == 's';
+    line += 5;
+    return parse_number(&line, 16, ' ', &ret_mapping->file_off) &&
+           parse_number(&line, 16, ':', &device_part) &&
+           parse_number(&line, 16, ' ', &device_part) &&
+           (parse_number(&line, 10, ' ', &ret_mapping->inode) ||
+            parse_number(&line, 10, '\n', &ret_mapping->inode)) &&
+           ret_mapping->start < ret_mapping->end;
 }
 
 /* Mappings in ascending order; NULL when they cannot be read. */

@@ -49,10 +49,10 @@ static void arm(void)
     assert_stasis_ok(stasis_tracker_arm(tracker, &err), &err);
 }
 
+static volatile uint64_t sink;
+
 static void read_some_pages(void)
 {
-    static volatile uint64_t sink;
-
     for (int i = 0; i < 300; i++)
         sink += *fixture_word(&fixture, fixture_random(&fixture, fixture.page_count), 0);
 }
