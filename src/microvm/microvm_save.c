@@ -39,10 +39,9 @@ static int on_progress(void *arg, uint64_t done, uint64_t total)
 {
     const struct save *save = arg;
     const struct stasis_save_options *user = &save->wanted->snapshot;
+    const int r = user->progress ? user->progress(user->progress_arg, done, total) : 0;
 
-    if (atomic_load(&save->vm->stop_wanted))
-        return 1;
-    return user->progress ? user->progress(user->progress_arg, done, total) : 0;
+    return atomic_load(&save->vm->stop_wanted) ? 1 : r;
 }
 
 /* --- the parent of a diff ------------------------------------------------------------------- */

@@ -148,9 +148,9 @@ static int allow_unix_sockets(scmp_filter_ctx filter)
  * saves, which pages of our own memory there are. */
 static int allow_ioctls(scmp_filter_ctx filter)
 {
-    static const unsigned long others[] = { TCGETS,     TCSETS,   TCSETSW, TCSETSF,
-                                            TIOCGWINSZ, FIONREAD, FIONBIO, BLKGETSIZE64,
-                                            PAGEMAP_SCAN_REQUEST };
+    static const unsigned long others[] = { TCGETS,  TCSETS,       TCSETSW,
+                                            TCSETSF, TIOCGWINSZ,   FIONREAD,
+                                            FIONBIO, BLKGETSIZE64, PAGEMAP_SCAN_REQUEST };
     int r = allow_one(filter, SCMP_SYS(ioctl),
                       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00u, (unsigned)KVMIO << 8));
 

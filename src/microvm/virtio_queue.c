@@ -241,7 +241,8 @@ void virtio_queue_suppress_kicks(struct virtio_queue *queue)
 {
     /* With event indices the old avail_event does it: the driver is past it already. */
     if (!queue->event_idx)
-        area_store(queue, &queue->device_area[AREA_FLAGS], VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+        area_store(queue, &queue->device_area[AREA_FLAGS], VRING_USED_F_NO_NOTIFY,
+                   __ATOMIC_RELAXED);
 }
 
 bool virtio_queue_want_kicks(struct virtio_queue *queue)

@@ -193,7 +193,8 @@ static int add_drive(struct vm *vm, const struct vm_drive *drive, struct stasis_
                                               .path = drive->path,
                                               .read_only = drive->read_only };
     struct device *device;
-    const int r = virtio_blk_new(&config, &irq, &vm->memory.guest, drive->size_expected, &device, err);
+    const int r =
+        virtio_blk_new(&config, &irq, &vm->memory.guest, drive->size_expected, &device, err);
 
     return r < 0 ? r : add_virtio(vm, device, drive->slot, err);
 }

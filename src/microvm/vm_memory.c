@@ -50,9 +50,8 @@ size_t vm_layout_memory(uint64_t memory_size, struct stasis_region regions[2])
  * once, so that a pool which is too small is an error here and not a SIGBUS later. */
 static void *map_region(uint64_t size, enum microvm_pages pages)
 {
-    const int flags = pages == MICROVM_PAGES_2M
-                          ? MAP_HUGETLB | HUGE_PAGE_SHIFT << MAP_HUGE_SHIFT
-                          : MAP_NORESERVE;
+    const int flags =
+        pages == MICROVM_PAGES_2M ? MAP_HUGETLB | HUGE_PAGE_SHIFT << MAP_HUGE_SHIFT : MAP_NORESERVE;
 
     return mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1,
                 0);
