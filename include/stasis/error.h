@@ -14,6 +14,7 @@
 extern "C" {
 #endif
 
+/* clang-format off */
 /* Code, its stable name, and the errno that functions failing with it return (negated). */
 #define STASIS_CODES(X)                                                                            \
     /* the system */                                                                               \
@@ -59,6 +60,8 @@ extern "C" {
     X(PROTOCOL, 100, "ProtocolError", EPROTO)  /* what a peer sent breaks the protocol */           \
     X(REFUSED, 101, "Refused", EREMOTEIO)      /* the peer understood and said no */                \
     X(TIMEOUT, 102, "Timeout", ETIMEDOUT)
+
+/* clang-format on */
 
 enum stasis_code {
     STASIS_OK = 0,

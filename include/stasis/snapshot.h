@@ -5,6 +5,9 @@
  * any failure the old file of that name is untouched and nothing is left behind (but when only the
  * sync of the directory fails, the new file stands already: a power loss may bring the old one back).
  *
+ * Signals: a process with a file size limit (RLIMIT_FSIZE) should ignore SIGXFSZ, or the kernel ends it in
+ * the middle of a save; ignored, it is STASIS_ERR_NO_SPACE.
+ *
  * Threads: one stasis_snapshot may be read by any number of threads; open and close once. */
 #ifndef STASIS_SNAPSHOT_H
 #define STASIS_SNAPSHOT_H
@@ -44,9 +47,11 @@ struct stasis_arena;    /* opaque; see stasis_arena_new() */
 
 /* How long the guest stands still: while all is written, or only while what matters is copied. */
 enum stasis_writer {
-    STASIS_WRITER_AUTO = 0,      /* compact for stasis_save_begin(), streaming for stasis_save() */
-    STASIS_WRITER_STREAMING = 1, /* memory is written while the guest stands still; needs no memory */
-    STASIS_WRITER_COMPACT = 2,   /* pages that changed, or are not zero, are copied, and written later */
+    STASIS_WRITER_AUTO = 0, /* compact for stasis_save_begin(), streaming for stasis_save() */
+    /* Memory is written while the guest stands still; needs no memory. */
+    STASIS_WRITER_STREAMING = 1,
+    /* Pages that changed, or are not zero, are copied, and written later. */
+    STASIS_WRITER_COMPACT = 2,
 };
 
 #define STASIS_COMPACT_MAX_DEFAULT (UINT64_C(512) << 20) /* bytes */
@@ -75,23 +80,25 @@ struct stasis_save_options {
     /* A diff against this snapshot, which must be open until the save has ended and must be what the
      * changes are counted from. NULL: a full snapshot. */
     const struct stasis_snapshot *parent;
-    bool full_from_parent; /* a full snapshot after all, made from the parent's file and the changes */
+    /* A full snapshot after all, made from the parent's file and the changes. */
+    bool full_from_parent;
     /* The pages of a diff, instead of a tracker: the caller vouches for them. Copied. */
     const struct stasis_page_set *changed;
 };
 
 struct stasis_save_report {
     uint8_t id[STASIS_ID_SIZE];
-    uint64_t memory_size;    /* bytes of guest RAM */
-    uint64_t data_size;      /* of them, or of the changed ones in a diff, bytes in pages that are not
+    uint64_t memory_size; /* bytes of guest RAM */
+    uint64_t data_size;   /* of them, or of the changed ones in a diff, bytes in pages that are not
                                 all zero */
-    uint64_t zero_size;      /* and in pages that are; in a full snapshot the two add up to memory_size */
-    uint64_t file_size;      /* length of the file, holes included */
-    uint64_t file_allocated; /* bytes that the file system says it allocated */
-    uint64_t begin_us;       /* stasis_save_begin(): how long the guest had to stand still */
-    uint64_t memory_us;      /* scanning, copying, hashing and writing memory, in both steps */
-    uint64_t sync_us;        /* fdatasync, rename and directory fsync */
-    uint64_t total_us;       /* both steps, without what the caller did between them */
+    /* And in pages that are; in a full snapshot the two add up to memory_size. */
+    uint64_t zero_size;
+    uint64_t file_size;        /* length of the file, holes included */
+    uint64_t file_allocated;   /* bytes that the file system says it allocated */
+    uint64_t begin_us;         /* stasis_save_begin(): how long the guest had to stand still */
+    uint64_t memory_us;        /* scanning, copying, hashing and writing memory, in both steps */
+    uint64_t sync_us;          /* fdatasync, rename and directory fsync */
+    uint64_t total_us;         /* both steps, without what the caller did between them */
     enum stasis_writer writer; /* what it was in the end: never STASIS_WRITER_AUTO */
 };
 
@@ -299,13 +306,13 @@ stasis_snapshot_machine(const struct stasis_snapshot *snapshot);
 
 /* Where verification failed; meaningful when `section` is not empty. */
 struct stasis_damage {
-    char section[32];     /* "superblock", "memory", "machine", "meta", "digests", ... */
-    uint64_t block;       /* index of the block within the section, STASIS_BLOCK_SIZE units in memory */
-    uint64_t file_off;    /* where the block begins in the file, bytes */
-    uint64_t size;        /* bytes in the block */
+    char section[32]; /* "superblock", "memory", "machine", "meta", "digests", ... */
+    uint64_t block;   /* index of the block within the section, STASIS_BLOCK_SIZE units in memory */
+    uint64_t file_off; /* where the block begins in the file, bytes */
+    uint64_t size;     /* bytes in the block */
     bool has_gpa;
-    uint64_t gpa;         /* guest physical address of the block, memory only */
-    uint32_t layer;       /* which of info.layers' files it is in; 0: the snapshot's own */
+    uint64_t gpa;   /* guest physical address of the block, memory only */
+    uint32_t layer; /* which of info.layers' files it is in; 0: the snapshot's own */
 };
 
 struct stasis_verify_options {
@@ -337,13 +344,16 @@ STASIS_API int stasis_verify(const struct stasis_snapshot *snapshot,
                              struct stasis_verify_report *ret_report, struct stasis_error *err);
 
 enum stasis_restore_mode {
-    STASIS_RESTORE_MAP = 1, /* private file mapping: pages come from the page cache on first touch */
+    /* Private file mapping: pages come from the page cache on first touch. */
+    STASIS_RESTORE_MAP = 1,
 };
 
 /* Zero-initialise, then set what differs from the defaults. */
 struct stasis_restore_options {
     enum stasis_restore_mode mode; /* 0: STASIS_RESTORE_MAP */
     bool verify;                   /* check all of memory before returning, as stasis_verify() */
+    stasis_progress_fn *progress;  /* of the check; may be NULL */
+    void *progress_arg;
 };
 
 /**

@@ -16,8 +16,8 @@
 #include "cli/command.h"
 
 static const struct command *const commands[] = {
-    &cmd_run, &cmd_save, &cmd_restore, &cmd_pause, &cmd_resume, &cmd_info, &cmd_verify,
-    &cmd_compare, &cmd_flatten, &cmd_rebase,
+    &cmd_run,  &cmd_save,   &cmd_restore, &cmd_pause,   &cmd_resume,
+    &cmd_info, &cmd_verify, &cmd_compare, &cmd_flatten, &cmd_rebase,
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 
@@ -103,6 +103,7 @@ int main(int argc, char **argv)
     if (!fill_standard_descriptors())
         return CLI_FAILED;
     signal(SIGPIPE, SIG_IGN); /* a closed reader is an error to report, not a death */
+    signal(SIGXFSZ, SIG_IGN); /* and so is a file size limit: EFBIG */
     if (argc < 2)
         return misused("a command is needed", NULL);
     if (strcmp(argv[1], "--version") == 0)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/progress.h"
 #include "cli/session.h"
 
 struct restore_request {
@@ -67,6 +68,7 @@ static int restore_vm(struct restore_request *request)
 {
     struct session *session = &request->session;
     struct microvm_load_report report = { 0 };
+    struct progress progress;
     struct stasis_error err = { 0 };
     int r;
 
@@ -74,9 +76,13 @@ static int restore_vm(struct restore_request *request)
     request->load.resume = !request->paused;
     request->load.track_dirty = session->track_dirty;
     request->load.pages = session->pages;
+    request->load.progress = progress_step;
+    request->load.progress_arg = &progress;
+    progress_begin(&progress, "verifying");
     r = session_begin(session, &err);
     if (r == 0)
         r = microvm_load(session->vm, session->snapshot_path, &request->load, &report, &err);
+    progress_end(&progress);
     if (r == 0 && request->timings)
         print_timings(&report);
     if (r == 0)

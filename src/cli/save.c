@@ -275,7 +275,9 @@ static const struct cli_option options[] = {
       .letter = true,
       .help = "the snapshot to write; an existing file is replaced as a whole" },
     { .name = "diff", .key = 'd', .help = "write only what changed since the parent" },
-    { .name = "parent", .argument = "FILE", .key = 'p',
+    { .name = "parent",
+      .argument = "FILE",
+      .key = 'p',
       .help = "the parent of a diff (the last snapshot saved or loaded)" },
     { .name = "json", .key = 'j', .help = "answer as one JSON object" },
 };
@@ -284,9 +286,10 @@ const struct command cmd_save = {
     .name = "save",
     .synopsis = "--socket PATH --output FILE [--diff [--parent FILE]] [--json]",
     .summary = "save a microVM to a snapshot file",
-    .detail = "A running microVM is paused only while what is to be saved is copied; a paused one stays paused.\n"
-              "The file appears whole and on disk, or not at all. A diff needs a microVM that was started with\n"
-              "--track-dirty.\n",
+    .detail =
+        "A running microVM is paused only while what is to be saved is copied; a paused one stays paused.\n"
+        "The file appears whole and on disk, or not at all. A diff needs a microVM that was started with\n"
+        "--track-dirty.\n",
     CLI_OPTIONS(options),
     .run = save_run,
 };

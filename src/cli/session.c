@@ -31,6 +31,7 @@ static void catch_signals(struct microvm *vm)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGQUIT, &action, NULL);
 }
 
 bool session_has_option(int key)
@@ -51,9 +52,9 @@ bool session_has_option(int key)
 
 static int take_pages(struct session *session, const char *argument)
 {
-    static const char *const names[] = { [MICROVM_PAGES_SMALL] = "none",
-                                         [MICROVM_PAGES_THP] = "thp",
-                                         [MICROVM_PAGES_2M] = "2M" };
+    static const char *const names[] = {
+        [MICROVM_PAGES_SMALL] = "none", [MICROVM_PAGES_THP] = "thp", [MICROVM_PAGES_2M] = "2M"
+    };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(argument, names[i]) == 0) {

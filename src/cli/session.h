@@ -41,7 +41,9 @@ struct session {
           .key = 'q',                                                                              \
           .help = "time limit for standing still, milliseconds (5000)" },                          \
         { .name = "track-dirty", .key = 'T', .help = "watch what changes, for diffs" },            \
-        { .name = "hugepages", .argument = "KIND", .key = 'H',                                     \
+        { .name = "hugepages",                                                                     \
+          .argument = "KIND",                                                                      \
+          .key = 'H',                                                                              \
           .help = "pages of guest RAM: none (default), thp or 2M" },                               \
         { .name = "exit-on-reset", .key = 'x', .help = "a reset ends the run" },                   \
         { .name = "no-seccomp", .key = 'n', .help = "no system call filter" },                     \

@@ -24,7 +24,7 @@ struct format_source {
     const char *path; /* as the caller gave it; formats of several files find the others by it. NULL
                          when it was opened by a descriptor */
     const char *parent_dir; /* where to look for other files instead; may be NULL */
-    int fd;           /* open for reading, regular; a codec that keeps it leaves -1 behind */
+    int fd;                 /* open for reading, regular; a codec that keeps it leaves -1 behind */
     uint64_t file_size;
     uint8_t head[FORMAT_HEAD_SIZE]; /* the file's first bytes */
     size_t head_size;               /* how many there are */
@@ -65,8 +65,8 @@ struct format_layer {
 struct format_image {
     struct stasis_snapshot_info info; /* `regions` is the same array as below */
     struct stasis_machine machine;
-    struct stasis_memory memory; /* regions with hva NULL */
-    uint64_t page_count;         /* of memory */
+    struct stasis_memory memory;   /* regions with hva NULL */
+    uint64_t page_count;           /* of memory */
     struct format_extent *extents; /* owned */
     size_t extent_count;           /* at least 1 */
     uint32_t layer_count;          /* at least 1; info.layers describes them */
@@ -105,9 +105,10 @@ struct format_content {
     const struct format_image *parent;
     bool full_from_parent; /* with a parent: a full file, all the same */
     /* Until the save ends: */
-    struct progress *progress; /* progress_add(): bytes of data written, or of pages looked at where the
+    struct progress
+        *progress;     /* progress_add(): bytes of data written, or of pages looked at where the
                                   capture was not scanned; never NULL */
-    struct rate *rate;         /* rate_take() before writing memory; never NULL */
+    struct rate *rate; /* rate_take() before writing memory; never NULL */
 };
 
 /* Where a snapshot goes: a name, under which it appears whole or not at all, or an empty file. */

@@ -19,13 +19,7 @@
 
 #define FIRECRACKER_API_VERSION "1.7.0"
 
-enum {
-    HTTP_OK = 200,
-    HTTP_NO_CONTENT = 204,
-    HTTP_BAD_REQUEST = 400,
-    HTTP_NOT_FOUND = 404,
-    HTTP_BAD_METHOD = 405
-};
+enum { HTTP_OK = 200, HTTP_NO_CONTENT = 204, HTTP_BAD_REQUEST = 400 };
 
 struct request {
     struct api_context *context;
@@ -551,7 +545,7 @@ static void refuse_route(const struct api_call *call, const char *allow,
 
     stasis_fail(&err, STASIS_ERR_INVALID_ARGUMENT, "%.16s '%.128s': no such %s", call->method,
                 call->path, allow[0] ? "method for this path" : "path");
-    api_refuse(ret_reply, allow[0] ? HTTP_BAD_METHOD : HTTP_NOT_FOUND, err.code, err.text);
+    api_refuse(ret_reply, HTTP_BAD_REQUEST, err.code, err.text);
     snprintf(ret_reply->allow, sizeof(ret_reply->allow), "%s", allow);
 }
 

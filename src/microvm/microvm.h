@@ -24,12 +24,12 @@
 #include <stasis/snapshot.h>
 
 #define MICROVM_VCPU_MAX 32
-#define MICROVM_MEMORY_MIN (UINT64_C(1) << 20)    /* bytes */
-#define MICROVM_MEMORY_MAX (UINT64_C(64) << 30)   /* bytes */
-#define MICROVM_DRIVE_MAX 7                       /* plus one slot for the entropy device */
-#define MICROVM_ID_SIZE 64                        /* bytes of an id, with its NUL: [A-Za-z0-9_-]+ */
-#define MICROVM_CMDLINE_SIZE 2048                 /* bytes, with the NUL */
-#define MICROVM_QUIESCE_MS 5000                   /* default time limit for pause */
+#define MICROVM_MEMORY_MIN (UINT64_C(1) << 20)  /* bytes */
+#define MICROVM_MEMORY_MAX (UINT64_C(64) << 30) /* bytes */
+#define MICROVM_DRIVE_MAX 7                     /* plus one slot for the entropy device */
+#define MICROVM_ID_SIZE 64                      /* bytes of an id, with its NUL: [A-Za-z0-9_-]+ */
+#define MICROVM_CMDLINE_SIZE 2048               /* bytes, with the NUL */
+#define MICROVM_QUIESCE_MS 5000                 /* default time limit for pause */
 
 enum microvm_state {
     MICROVM_NOT_STARTED,
@@ -58,7 +58,7 @@ struct microvm_machine_config {
     uint64_t memory_size; /* bytes, multiple of STASIS_PAGE_SIZE, MICROVM_MEMORY_MIN..MAX */
     /* Of this run alone: snapshots do not keep them. */
     enum microvm_pages pages; /* MICROVM_PAGES_2M: memory_size is whole pages of these */
-    bool track_dirty;         /* watch what changes, for diffs; costs a little at each first write */
+    bool track_dirty; /* watch what changes, for diffs; costs a little at each first write */
 };
 
 struct microvm_boot_source {
@@ -71,12 +71,13 @@ struct microvm_drive {
     const char *id;
     const char *path;
     bool read_only;
-    bool is_root; /* adds "root=/dev/vdX ro" or "rw" to the kernel command line; one drive at most */
+    /* Adds "root=/dev/vdX ro" or "rw" to the kernel's command line; one drive at most. */
+    bool is_root;
 };
 
 struct microvm_options {
-    const char *id;              /* instance id; NULL: "anonymous-instance" */
-    const char *serial;          /* "stdio", "none", "file:PATH", "socket:PATH" (listens); NULL: "stdio" */
+    const char *id;     /* instance id; NULL: "anonymous-instance" */
+    const char *serial; /* "stdio", "none", "file:PATH", "socket:PATH" (listens); NULL: "stdio" */
     uint32_t quiesce_timeout_ms; /* 0: MICROVM_QUIESCE_MS */
     bool no_seccomp;
     bool exit_on_reset; /* a guest's reset ends the run instead of booting again */
@@ -90,11 +91,13 @@ struct microvm_drive_override {
 struct microvm_load_options {
     const struct microvm_drive_override *drives; /* disks found elsewhere than at the save */
     size_t drive_count;
-    bool resume;        /* run at once */
-    bool verify;        /* check every block of memory first */
-    bool clock_stopped; /* guest clocks go on from the save instead of jumping to now */
+    bool resume;              /* run at once */
+    bool verify;              /* check every block of memory first */
+    bool clock_stopped;       /* guest clocks go on from the save instead of jumping to now */
     enum microvm_pages pages; /* MICROVM_PAGES_2M: memory is read and copied at once, not mapped */
     bool track_dirty;         /* diffs may follow; the first one's parent is this snapshot */
+    stasis_progress_fn *progress; /* of the check that `verify` asks for; may be NULL */
+    void *progress_arg;
 };
 
 /* Times of a load, microseconds since its beginning, for benchmarks and `--timings`. */
@@ -169,7 +172,8 @@ int microvm_wait(struct microvm *vm, enum microvm_exit *ret_exit, struct stasis_
 
 enum microvm_state microvm_get_state(struct microvm *vm);
 const char *microvm_id(const struct microvm *vm);
-const char *microvm_state_name(enum microvm_state state); /* as Firecracker: "Not started", "Running", "Paused" */
+/* As Firecracker: "Not started", "Running", "Paused". */
+const char *microvm_state_name(enum microvm_state state);
 void microvm_get_machine(struct microvm *vm, struct microvm_machine_config *ret_config);
 
 #endif

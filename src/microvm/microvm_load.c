@@ -108,9 +108,22 @@ static int read_snapshot(struct load *load, const char *path, struct microvm_con
     return r;
 }
 
+/* microvm_stop() cancels the check of a large memory. */
+static int on_verify_progress(void *arg, uint64_t done, uint64_t total)
+{
+    const struct load *load = arg;
+    const struct microvm_load_options *options = load->options;
+
+    if (atomic_load(&load->vm->stop_wanted))
+        return 1;
+    return options->progress ? options->progress(options->progress_arg, done, total) : 0;
+}
+
 static int build(struct load *load, struct stasis_error *err)
 {
-    const struct stasis_restore_options restore = { .verify = load->options->verify };
+    const struct stasis_restore_options restore = { .verify = load->options->verify,
+                                                    .progress = on_verify_progress,
+                                                    .progress_arg = load };
     const struct vm_config config = microvm_vm_config(load->vm);
     struct stasis_memory memory = { 0 };
     int r = microvm_prepare(load->vm, err);

@@ -59,7 +59,8 @@ struct microvm {
     struct vm_host host;
     struct vm vm;
     struct console *console;
-    char *last_snapshot; /* path of the last one saved or loaded by this VM; NULL: none. Also by `saving` */
+    char *
+        last_snapshot; /* path of the last one saved or loaded by this VM; NULL: none. Also by `saving` */
     struct stasis_arena *arena; /* of the diffs; NULL: none yet. Also by `saving` */
 
     /* With the lock: the first event of this VM, until the supervisor has dealt with it. */
@@ -93,6 +94,9 @@ void microvm_end_first_part(struct microvm *vm, enum microvm_state state);
 void microvm_end_save(struct microvm *vm);
 
 /* All below with the token. */
+
+/* STASIS_ERR_INVALID_ARGUMENT when `path` is a disk, the kernel, the initrd or the console's file. */
+int microvm_refuse_own_file(const struct microvm *vm, const char *path, struct stasis_error *err);
 
 /* Wait for what the supervisor does ahead of time; do it here where that failed, to say why. The
  * first is for building a VM, the second for capture and restore, and comes after the first. */

@@ -74,8 +74,10 @@ static int take_arena(struct microvm *vm, struct stasis_error *err)
 
 static int prepare(struct save *save, struct stasis_error *err)
 {
-    int r = open_parent(save, err);
+    int r = microvm_refuse_own_file(save->vm, save->path, err);
 
+    if (r == 0)
+        r = open_parent(save, err);
     if (r == 0 && save->parent)
         r = take_arena(save->vm, err);
     if (r < 0)

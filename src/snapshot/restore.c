@@ -13,12 +13,16 @@ int stasis_restore(const struct stasis_snapshot *snapshot,
                    struct stasis_error *err)
 {
     const struct format_image *image = snapshot->image;
-    int r;
+    int r = 0;
 
     if (options && options->mode != 0 && options->mode != STASIS_RESTORE_MAP)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT, "unknown restore mode %d",
                            (int)options->mode);
-    if (options && options->verify && (r = stasis_verify(snapshot, NULL, NULL, err)) < 0)
-        return r;
-    return mapping_make(snapshot->codec, image, ret_memory, err);
+    if (options && options->verify) {
+        const struct stasis_verify_options check = { .progress = options->progress,
+                                                     .progress_arg = options->progress_arg };
+
+        r = stasis_verify(snapshot, &check, NULL, err);
+    }
+    return r < 0 ? r : mapping_make(snapshot->codec, image, ret_memory, err);
 }

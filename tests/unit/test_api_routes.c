@@ -89,7 +89,8 @@ int microvm_load(struct microvm *vm, const char *path, const struct microvm_load
                                    options->drives[i].id, options->drives[i].path);
     return asked(vm, err, "load %s%s%s%s%s%s%s", path, options->track_dirty ? " tracked" : "",
                  options->pages == MICROVM_PAGES_2M ? " 2M" : "", options->resume ? " resume" : "",
-                 options->verify ? " verify" : "", options->clock_stopped ? " stopped" : "", drives);
+                 options->verify ? " verify" : "", options->clock_stopped ? " stopped" : "",
+                 drives);
 }
 
 int microvm_pause(struct microvm *vm, struct stasis_error *err)
@@ -112,9 +113,9 @@ int microvm_save(struct microvm *vm, const char *path, const struct microvm_save
 {
     void (*during)(struct microvm *) = vm->during_save;
     const struct stasis_save_options *snapshot = &options->snapshot;
-    const int r = asked(vm, err, "save %s%s%s%s", path, options->diff ? " diff" : "",
-                        options->parent_path ? " of " : "",
-                        options->parent_path ? options->parent_path : "");
+    const int r =
+        asked(vm, err, "save %s%s%s%s", path, options->diff ? " diff" : "",
+              options->parent_path ? " of " : "", options->parent_path ? options->parent_path : "");
 
     if (r < 0)
         return r;
@@ -288,14 +289,17 @@ static void a_fault_is_utf8_whatever_it_quotes(void **state)
     assert_int_equal(ask("PATCH", "/vm", "{\"state\":\"Paused\"}"), 400);
     assert_string_equal(reply_text, "{\"fault_message\":\"open '\\/?"
                                     "?': \xc3\xa9\"}");
-    assert_int_equal(ask("GET", "/\xff", ""), 404);
+    assert_int_equal(ask("GET", "/\xff", ""), 400);
     assert_true(text_is_utf8(reply_text, strlen(reply_text)));
 }
 
 static void a_refused_body_asks_for_nothing(void **state)
 {
     static const char *const bodies[] = {
-        "", "{}", "{\"snapshot_path\":\"/s\",\"x\":1}", "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Other\"}",
+        "",
+        "{}",
+        "{\"snapshot_path\":\"/s\",\"x\":1}",
+        "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Other\"}",
         "{\"snapshot_path\":\"/s\",\"parent_path\":\"/p\"}",
         "{\"snapshot_path\":\"/s\",\"mem_file_path\":\"/m\"}",
         "{\"snapshot_path\":\"/s\",\"pause_vm\":1}",
@@ -355,9 +359,9 @@ static void the_report_is_that_of_the_last_save_that_succeeded(void **state)
                      200);
     memcpy(first, reply_text, sizeof(first));
     assert_non_null(strstr(first, "0002\""));
-    assert_int_equal(ask("PUT", "/snapshot/create",
-                         "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Diff\"}"),
-                     204);
+    assert_int_equal(
+        ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"snapshot_type\":\"Diff\"}"),
+        204);
     assert_int_equal(ask("GET", "/snapshot", ""), 200);
     assert_non_null(strstr(reply_text, "0003\",\"type\":\"Diff\",\"parent\":\"ab00"));
     assert_int_equal(ask("PUT", "/snapshot/create", "{\"snapshot_path\":\"/s\",\"pause_vm\":true}"),
@@ -390,18 +394,18 @@ static void progress_is_told_while_a_save_runs_and_a_refused_one_does_not_end_it
     assert_int_equal(reply.code, STASIS_ERR_WRONG_STATE);
 }
 
-static void unknown_paths_are_404_and_other_methods_405_with_those_there_are(void **state)
+static void unknown_paths_and_methods_are_refused_with_the_methods_there_are(void **state)
 {
     (void)state;
-    assert_int_equal(ask("GET", "/none", ""), 404);
+    assert_int_equal(ask("GET", "/none", ""), 400);
     assert_string_equal(reply.allow, "");
-    assert_int_equal(ask("PUT", "/drives/", "{}"), 404);
-    assert_int_equal(ask("", "", ""), 404);
-    assert_int_equal(ask("PATCH", "/machine-config", "{}"), 405);
+    assert_int_equal(ask("PUT", "/drives/", "{}"), 400);
+    assert_int_equal(ask("", "", ""), 400);
+    assert_int_equal(ask("PATCH", "/machine-config", "{}"), 400);
     assert_string_equal(reply.allow, "GET, PUT");
-    assert_int_equal(ask("GET", "/drives/a", ""), 405);
+    assert_int_equal(ask("GET", "/drives/a", ""), 400);
     assert_string_equal(reply.allow, "PUT");
-    assert_int_equal(ask("get", "/", ""), 405);
+    assert_int_equal(ask("get", "/", ""), 400);
     assert_string_equal(vm.asked, "");
 }
 
@@ -418,7 +422,7 @@ int main(void)
         api_test(facts_are_the_microvms),
         api_test(the_report_is_that_of_the_last_save_that_succeeded),
         api_test(progress_is_told_while_a_save_runs_and_a_refused_one_does_not_end_it),
-        api_test(unknown_paths_are_404_and_other_methods_405_with_those_there_are),
+        api_test(unknown_paths_and_methods_are_refused_with_the_methods_there_are),
     };
     return unit_run(tests);
 }

@@ -6,7 +6,9 @@ requests) and prints a numbered line at every count. Here the console of the sav
 restored process are put together: the result must read as if nothing had happened.
 """
 
+import json
 import os
+import resource
 import shutil
 
 import guestvm
@@ -209,6 +211,42 @@ def a_guest_across_the_hole_goes_on():
         with guestvm.restore(folder, snapshot) as vm:
             vm.wait_count(guestvm.last_count(before) + 10)
             guestvm.check_log(before + vm.log())
+
+
+def save_refused(vm, path, code):
+    """A save that fails by this name; the guest goes on."""
+    done = guestvm.stasis("save", "--socket", vm.socket, "-o", path, "--json", check=False)
+    tap.equal(done.returncode, 1, "exit status")
+    tap.equal(json.loads(done.stdout)["error"], code, "error")
+    vm.wait_count(guestvm.last_count(vm.log()) + 5)
+    guestvm.check_log(vm.log())
+
+
+@tap.case
+def a_save_over_a_file_of_the_microvms_own_is_refused():
+    guestvm.need_kvm()
+    with tap.temp_dir() as folder:
+        disk = make_disk(os.path.join(folder, "disk"))
+        link = os.path.join(folder, "link")
+        os.link(disk, link)
+        with guestvm.run(folder, "--disk", "id=d,path=" + disk, cmdline=FAST) as vm:
+            vm.wait_count(3)
+            for path in (disk, link, vm.console):
+                before = os.stat(path).st_ino
+                save_refused(vm, path, "InvalidArgument")
+                tap.equal(os.stat(path).st_ino, before, "inode of " + path)
+
+
+@tap.case
+def a_file_size_limit_fails_the_save_and_not_the_guest():
+    guestvm.need_kvm()
+    with tap.temp_dir() as folder:
+        with guestvm.run(folder, cmdline=FAST) as vm:
+            vm.wait_count(3)
+            files = sorted(os.listdir(folder))
+            resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+            save_refused(vm, os.path.join(folder, "a.stasis"), "NoSpace")
+            tap.equal(sorted(os.listdir(folder)), files, "files")
 
 
 tap.main()

@@ -39,7 +39,8 @@ static int check_empty_file(int fd, struct stasis_error *err)
     if (fstat(fd, &st) < 0)
         return stasis_fail_errno(err, "stat the file to save into");
     if (!S_ISREG(st.st_mode))
-        return stasis_fail(err, STASIS_ERR_NOT_REGULAR, "the file to save into is not a regular file");
+        return stasis_fail(err, STASIS_ERR_NOT_REGULAR,
+                           "the file to save into is not a regular file");
     if (st.st_size != 0)
         return stasis_fail(err, STASIS_ERR_INVALID_ARGUMENT,
                            "the file to save into is not empty, it has %jd bytes",
@@ -134,8 +135,8 @@ int native_save_memory(struct format_save *format_save, const struct capture *ca
     report->memory_size = capture->page_count * STASIS_PAGE_SIZE;
     if (native_saves_diff(save))
         return write_diff_memory(save, capture, err);
-    r = save->parent ? native_writer_append_clone(&save->writer, native_image_of(save->parent), &job,
-                                                  &report->data_size, &save->digests, err)
+    r = save->parent ? native_writer_append_clone(&save->writer, native_image_of(save->parent),
+                                                  &job, &report->data_size, &save->digests, err)
                      : native_writer_append_memory(&save->writer, &job, &report->data_size,
                                                    &save->digests, err);
     if (r < 0)
