@@ -1,16 +1,19 @@
 /*
- * bench_trackers.c - what a harvest costs: the part of a diff's pause that learns which pages changed.
+ * bench_trackers.c - what a harvest costs: the part of a diff's pause that learns which pages
+ * changed.
  *
  *     bench_trackers [RUNS]
  *
- * For 1 GiB and 16 GiB of memory, 2,621 pages at random are written between harvests: 1 % of 1 GiB, and
- * the same number of 16 GiB. Median, least and most of RUNS (21) harvests after 3 warm-ups, in
- * microseconds, and the ratio of the two sizes: what a pause gains by more memory alone. KVM's trackers
- * are measured with a guest that does the writing; where /dev/kvm cannot be used, they are left out, aloud.
+ * For 1 GiB and 16 GiB of memory, 2,621 pages at random are written between harvests: 1 % of 1
+ * GiB, and the same number of 16 GiB. Median, least and most of RUNS (21) harvests after 3
+ * warm-ups, in microseconds, and the ratio of the two sizes: what a pause gains by more memory
+ * alone. KVM's trackers are measured with a guest that does the writing; where /dev/kvm cannot be
+ * used, they are left out, aloud.
  *
- * Bounds from the same run: an ioctl that does nothing; copying the bitmap (one bit a page), which a dirty
- * log cannot go below; reading the page table (8 bytes a page), which PAGEMAP_SCAN cannot; and copying the
- * dirty pages, which the pause does after the harvest. Each harvest is checked to tell what was written.
+ * Bounds from the same run: an ioctl that does nothing; copying the bitmap (one bit a page), which
+ * a dirty log cannot go below; reading the page table (8 bytes a page), which PAGEMAP_SCAN cannot;
+ * and copying the dirty pages, which the pause does after the harvest. Each harvest is checked to
+ * tell what was written.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -9,17 +9,19 @@
  *     give_back  they are not (the save failed): they are dirty again
  *
  * What is promised, for each tracker and the kind of writes that it sees: a write that was complete
- * when harvest was called is in that harvest. One that races with a harvest is in that harvest, or in
- * the next, or in both, and never in none; when it is in that harvest only, reading the page after
- * harvest returned gives what was written. Pages may be told that were not written, and pages that
- * were written with the bytes they had: stasis_dirty_refine() finds both out.
+ * when harvest was called is in that harvest. One that races with a harvest is in that harvest, or
+ * in the next, or in both, and never in none; when it is in that harvest only, reading the page
+ * after harvest returned gives what was written. Pages may be told that were not written, and
+ * pages that were written with the bytes they had: stasis_dirty_refine() finds both out.
  *
- * Memory that is thrown away (MADV_DONTNEED, hole punching) changes without a write: only comparison is sure
- * to notice. Who does that marks the range in a bitmap tracker, see stasis_tracker_mark().
+ * Memory that is thrown away (MADV_DONTNEED, hole punching) changes without a write: only
+ * comparison is sure to notice. Who does that marks the range in a bitmap tracker, see
+ * stasis_tracker_mark().
  *
- * Threads: arm, harvest, give_back, set_base and close of one tracker by one thread at a time, while
- * the guest and the VMM go on writing. stasis_tracker_mark(), stasis_tracker_fault() and
- * stasis_tracker_ring_full() by any thread at any time until close. A page set belongs to one thread. */
+ * Threads: arm, harvest, give_back, set_base and close of one tracker by one thread at a time,
+ * while the guest and the VMM go on writing. stasis_tracker_mark(), stasis_tracker_fault() and
+ * stasis_tracker_ring_full() by any thread at any time until close. A page set belongs to one
+ * thread. */
 #ifndef STASIS_DIRTY_H
 #define STASIS_DIRTY_H
 
@@ -37,8 +39,8 @@ extern "C" {
 
 /* --- page sets ------------------------------------------------------------------------------ */
 
-/* A bitmap with a summary above it, so that walking, counting and clearing follow what is in the set
- * and not page_count. Read the members freely, change them by the calls below only. */
+/* A bitmap with a summary above it, so that walking, counting and clearing follow what is in the
+ * set and not page_count. Read the members freely, change them by the calls below only. */
 struct stasis_page_set {
     uint64_t *words;     /* page p is bit p % 64 of words[p / 64]; bits past page_count are 0 */
     uint64_t *summary;   /* bit w % 64 of summary[w / 64] is set when words[w] is not 0 */
@@ -83,11 +85,11 @@ STASIS_API bool stasis_page_set_next_run(const struct stasis_page_set *set, uint
 struct stasis_tracker; /* opaque */
 
 /**
- * Begin an epoch: nothing is dirty, and there is no base. Also begins anew when armed already. Writes
- * that race with this call may or may not be told.
+ * Begin an epoch: nothing is dirty, and there is no base. Also begins anew when armed already.
+ * Writes that race with this call may or may not be told.
  *
- * @return 0; -EOPNOTSUPP a KVM log of a VM with dirty rings; -EIO STASIS_ERR_KVM; other errors of the
- *         system. After a failure the tracker is not armed.
+ * @return 0; -EOPNOTSUPP a KVM log of a VM with dirty rings; -EIO STASIS_ERR_KVM; other errors of
+ *         the system. After a failure the tracker is not armed.
  */
 STASIS_API int stasis_tracker_arm(struct stasis_tracker *tracker, struct stasis_error *err);
 
@@ -105,8 +107,9 @@ STASIS_API int stasis_tracker_harvest(struct stasis_tracker *tracker, struct sta
                                       struct stasis_error *err);
 
 /**
- * What was harvested is not safe anywhere: the pages are dirty again and in the next harvest, the base
- * is again what it was. Give back all that was harvested since the base was set. Allocates nothing.
+ * What was harvested is not safe anywhere: the pages are dirty again and in the next harvest, the
+ * base is again what it was. Give back all that was harvested since the base was set. Allocates
+ * nothing.
  *
  * @return 0; -EPERM STASIS_ERR_WRONG_STATE not armed; -EINVAL the set is of another size
  */
@@ -120,12 +123,12 @@ STASIS_API int stasis_tracker_give_back(struct stasis_tracker *tracker,
 STASIS_API void stasis_tracker_set_base(struct stasis_tracker *tracker,
                                         const uint8_t id[STASIS_TRACKER_BASE_SIZE]);
 
-/** The id, or NULL: never set since arm, or a harvest whose outcome nobody told. Valid until the next
- * call on the tracker. */
+/** The id, or NULL: never set since arm, or a harvest whose outcome nobody told. Valid until the
+ * next call on the tracker. */
 STASIS_API const uint8_t *stasis_tracker_base(const struct stasis_tracker *tracker);
 
-/** Bytes: the unit in which writes are noticed, a multiple of STASIS_PAGE_SIZE. Where memory is in
- * hugetlbfs pages, those are the unit of a userfaultfd tracker. */
+/** Bytes: the unit in which writes are noticed, the host's page or STASIS_PAGE_SIZE. (By
+ * userfaultfd, memory in hugetlbfs pages is told by whole ones of those all the same.) */
 STASIS_API uint32_t stasis_tracker_page_size(const struct stasis_tracker *tracker);
 
 /** Pages of the memory: how large a set for its harvests must be. */
@@ -146,18 +149,20 @@ struct stasis_kvm_slot {
 };
 
 /**
- * Track by KVM's dirty log: what vCPUs write, and KVM itself for them. What the VMM writes through its
- * own mapping is not seen (add a bitmap or userfaultfd tracker, see stasis_tracker_open_union()).
+ * Track by KVM's dirty log: what vCPUs write, and KVM itself for them. What the VMM writes through
+ * its own mapping is not seen (add a bitmap or userfaultfd tracker, see
+ * stasis_tracker_open_union()).
  *
  * While armed, the slots have KVM_MEM_LOG_DIRTY_PAGES; close takes it off. The VMM must not change
- * these slots nor read their log meanwhile. Uses KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 where offered: then
- * only words of the log that had bits are cleared, and arming does not write-protect all at once.
+ * these slots nor read their log meanwhile. Uses KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 where offered:
+ * then only words of the log that had bits are cleared, and arming does not write-protect all at
+ * once.
  *
  * @param vm_fd   stays the caller's, open until close
  * @param slots   copied; together they must cover all of memory, in any order
  * @param memory  copied
- * @return 0; -EINVAL slots overlap, are not of whole pages, have flags that are not theirs, or leave memory
- *         uncovered (text says where); -EBADMSG STASIS_ERR_INVALID_MEMORY; -ENOMEM
+ * @return 0; -EINVAL slots overlap, are not of whole pages, have flags that are not theirs, or
+ *         leave memory uncovered (text says where); -EBADMSG STASIS_ERR_INVALID_MEMORY; -ENOMEM
  */
 STASIS_API int stasis_tracker_open_kvm_log(int vm_fd, const struct stasis_kvm_slot *slots,
                                            size_t slot_count, const struct stasis_memory *memory,
@@ -165,29 +170,30 @@ STASIS_API int stasis_tracker_open_kvm_log(int vm_fd, const struct stasis_kvm_sl
                                            struct stasis_error *err);
 
 /**
- * Give each vCPU of a VM a dirty ring. To be done before the first vCPU and the first slot are made; the
- * VM's dirty log is gone then.
+ * Give each vCPU of a VM a dirty ring. To be done before the first vCPU and the first slot are
+ * made; the VM's dirty log is gone then.
  *
- * @param ring_size  bytes of one ring, a power of two, at least the host's page size; an entry is 16
- * @return 0; -EOPNOTSUPP KVM has no dirty ring; -EINVAL not such a size; -E2BIG STASIS_ERR_LIMIT more
- *         than KVM takes; -EIO STASIS_ERR_KVM
+ * @param ring_size  bytes of one ring, a power of two, at least the host's page size; 16 an entry
+ * @return 0; -EOPNOTSUPP KVM has no dirty ring; -EINVAL not such a size; -E2BIG STASIS_ERR_LIMIT
+ *         more than KVM takes; -EIO STASIS_ERR_KVM
  */
 STASIS_API int stasis_kvm_enable_dirty_ring(int vm_fd, uint32_t ring_size,
                                             struct stasis_error *err);
 
 /**
- * Track by KVM's dirty rings: the cost of a harvest follows the pages written, not the memory. Guest
- * writes reach the ring at the latest when the vCPU leaves KVM_RUN (Intel's PML is a buffer before it):
- * "complete" means that the vCPU left KVM_RUN since. KVM writes to a ring only while a vCPU runs; what KVM
- * writes otherwise, in ioctls (arm64: the ITS tables), it keeps in the log where
- * KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP is offered, and that is read too.
+ * Track by KVM's dirty rings: the cost of a harvest follows the pages written, not the memory.
+ * Guest writes reach the ring at the latest when the vCPU leaves KVM_RUN (Intel's PML is a buffer
+ * before it): "complete" means that the vCPU left KVM_RUN since. KVM writes to a ring only while a
+ * vCPU runs; what KVM writes otherwise, in ioctls (arm64: the ITS tables), it keeps in the log
+ * where KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP is offered, and that is read too.
  *
- * A KVM that emulates guests may write past the end of a ring between two looks at it. That is noticed: all
- * of memory is dirty then. Large rings avoid it.
+ * A KVM that emulates guests may write past the end of a ring between two looks at it. That is
+ * noticed: all of memory is dirty then. Large rings avoid it.
  *
  * @param ring_size  as given to stasis_kvm_enable_dirty_ring()
- * @return as stasis_tracker_open_kvm_log(); -EINVAL no vCPU, or rings that are not of ring_size; -EPERM
- *         STASIS_ERR_WRONG_STATE the VM has no dirty rings; -EIO STASIS_ERR_KVM a ring cannot be mapped
+ * @return as stasis_tracker_open_kvm_log(); -EINVAL no vCPU, or rings that are not of ring_size;
+ *         -EPERM STASIS_ERR_WRONG_STATE the VM has no dirty rings; -EIO STASIS_ERR_KVM a ring
+ *         cannot be mapped
  */
 STASIS_API int stasis_tracker_open_kvm_ring(int vm_fd, const int *vcpu_fds, size_t vcpu_count,
                                             uint32_t ring_size, const struct stasis_kvm_slot *slots,
@@ -206,21 +212,22 @@ STASIS_API int stasis_tracker_ring_full(struct stasis_tracker *tracker, struct s
 /* --- writes by this process: userfaultfd ---------------------------------------------------- */
 
 /**
- * Track by asynchronous userfaultfd write protection and PAGEMAP_SCAN (Linux 6.7): every write to the
- * memory as mapped in this process, by its threads, by the kernel for it (read(2), io_uring) and by a
- * guest that runs on it. Anonymous, shared, hugetlbfs and private file mappings, as stasis_restore() makes.
- * Nothing is ever blocked: the kernel resolves the fault, at one fault for each page and epoch. Pages that
- * are only read are not told, touched before or not: for that, arming fills the page tables, 8 bytes for
- * each page of memory, and a harvest walks them.
+ * Track by asynchronous userfaultfd write protection and PAGEMAP_SCAN (Linux 6.7): every write to
+ * the memory as mapped in this process, by its threads, by the kernel for it (read(2), io_uring)
+ * and by a guest that runs on it. Anonymous, shared, hugetlbfs and private file mappings, as
+ * stasis_restore() makes. Nothing is ever blocked: the kernel resolves the fault, at one fault for
+ * each page and epoch. Pages that are only read are not told, touched before or not: for that,
+ * arming fills the page tables, 8 bytes for each page of memory, and a harvest walks them.
  *
- * That walk makes the cost follow the size of memory, not what was written (where KVM's trackers and a bitmap
- * take microseconds, this takes milliseconds for each GiB), and it has KVM drop its own mappings of the
- * memory, which a guest must fault in again. For VMMs that cannot tell their writes to a bitmap.
+ * That walk makes the cost follow the size of memory, not what was written (where KVM's trackers
+ * and a bitmap take microseconds, this takes milliseconds for each GiB), and it has KVM drop its
+ * own mappings of the memory, which a guest must fault in again. For VMMs that cannot tell their
+ * writes to a bitmap.
  *
  * @param memory  copied; stays mapped until close; no other userfaultfd may be registered on it
- * @return 0; -EINVAL a region without hva; -EBADMSG STASIS_ERR_INVALID_MEMORY; -EOPNOTSUPP the kernel
- *         lacks it (text says what); -EACCES, -EPERM STASIS_ERR_PERMISSION; -EBUSY STASIS_ERR_BUSY
- *         another userfaultfd is there; -ENOMEM
+ * @return 0; -EINVAL a region without hva; -EBADMSG STASIS_ERR_INVALID_MEMORY; -EOPNOTSUPP the
+ *         kernel lacks it (text says what); -EACCES, -EPERM STASIS_ERR_PERMISSION; -EBUSY
+ *         STASIS_ERR_BUSY another userfaultfd is there; -ENOMEM
  */
 STASIS_API int stasis_tracker_open_uffd(const struct stasis_memory *memory,
                                         struct stasis_tracker **ret_tracker,
@@ -228,12 +235,13 @@ STASIS_API int stasis_tracker_open_uffd(const struct stasis_memory *memory,
 
 /* --- writes that the VMM tells -------------------------------------------------------------- */
 
-/* For VMMs that write-protect the guest's memory themselves. Zero-initialise, then set what differs. */
+/* For VMMs that write-protect the guest's memory themselves. Zero-initialise, then set what
+ * differs. */
 struct stasis_fault_options {
     /**
      * Take write permission off a range again: its pages were harvested. When this returns, no vCPU
-     * can still write by an old translation. Called by harvest and arm only, in their thread; must not
-     * wait for a thread that is in stasis_tracker_fault().
+     * can still write by an old translation. Called by harvest and arm only, in their thread; must
+     * not wait for a thread that is in stasis_tracker_fault().
      *
      * @param granule  bytes that the next fault in the range will be granted: STASIS_PAGE_SIZE, or
      *                 STASIS_FAULT_BLOCK_SIZE where a block entry will do
@@ -249,8 +257,8 @@ struct stasis_fault_options {
     /* Faults of one block in one window beyond which it is granted by pages; 0: 32. */
     uint32_t threshold;
     uint32_t window_ms; /* 0: 100 */
-    uint32_t
-        quiet_windows; /* windows without a fault after which it is granted whole again; 0: 10 */
+    /* Windows without a fault after which a block is granted whole again; 0: 10. */
+    uint32_t quiet_windows;
 };
 
 #define STASIS_FAULT_BLOCK_SIZE (2u * 1024 * 1024) /* bytes, aligned by gpa */
@@ -268,25 +276,27 @@ STASIS_API int stasis_tracker_open_bitmap(const struct stasis_memory *memory,
                                           struct stasis_error *err);
 
 /**
- * These bytes were written: every page that they touch is dirty. Call it after the write, not before:
- * a harvest in between would tell the page too early. Lock-free; on a union, goes to its bitmap parts.
+ * These bytes were written: every page that they touch is dirty. Call it after the write, not
+ * before: a harvest in between would tell the page too early. Lock-free; on a union, goes to its
+ * bitmap parts.
  *
- * @return 0; -EINVAL a part of the range is not in memory (the rest is marked), the tracker takes no
- *         marks, or size is 0
+ * @return 0; -EINVAL a part of the range is not in memory (the rest is marked), the tracker takes
+ *         no marks, or size is 0
  */
 STASIS_API int stasis_tracker_mark(struct stasis_tracker *tracker, uint64_t gpa, uint64_t size);
 
 /**
- * A vCPU faulted writing to `gpa`: grant a range around it and mark that range, in one step as a harvest
- * sees it. (By hand, either order loses a page: a harvest that comes between takes the mark before the
- * range is open, or finds it open and not marked.) Faults go side by side, and wait for a harvest.
+ * A vCPU faulted writing to `gpa`: grant a range around it and mark that range, in one step as a
+ * harvest sees it. (By hand, either order loses a page: a harvest that comes between takes the
+ * mark before the range is open, or finds it open and not marked.) Faults go side by side, and
+ * wait for a harvest.
  *
  * The range is the fault's 2 MiB block, as far as its region goes: one fault, 512 pages told. A
- * block that faults more than `threshold` times in one window is granted by pages from then on, so that
- * what is told is exact where the guest is busy, and whole again after it was quiet.
+ * block that faults more than `threshold` times in one window is granted by pages from then on, so
+ * that what is told is exact where the guest is busy, and whole again after it was quiet.
  *
- * @return 0 the vCPU may go on; -EINVAL gpa is not in memory, or the tracker was opened without options;
- *         what `grant` failed with
+ * @return 0 the vCPU may go on; -EINVAL gpa is not in memory, or the tracker was opened without
+ *         options; what `grant` failed with
  */
 STASIS_API int stasis_tracker_fault(struct stasis_tracker *tracker, uint64_t gpa);
 
@@ -304,10 +314,11 @@ typedef int stasis_read_base_fn(void *arg, uint64_t first_page, uint64_t page_co
  * Where no tracker ran: each harvest compares all of memory with the base. Costs reading both.
  *
  * @param memory        copied; stays mapped until close
- * @param read_base     reads the base of the current epoch; called by several threads at a time when
- *                      thread_count is not 1
+ * @param read_base     reads the base of the current epoch; called by several threads at a time
+ *                      when thread_count is not 1
  * @param thread_count  0: one per online CPU, at most 8
- * @return 0; -EINVAL no read_base, or a region without hva; -EBADMSG STASIS_ERR_INVALID_MEMORY; -ENOMEM
+ * @return 0; -EINVAL no read_base, or a region without hva; -EBADMSG STASIS_ERR_INVALID_MEMORY;
+ *         -ENOMEM
  */
 STASIS_API int stasis_tracker_open_compare(const struct stasis_memory *memory,
                                            stasis_read_base_fn *read_base, void *read_arg,
@@ -318,7 +329,8 @@ STASIS_API int stasis_tracker_open_compare(const struct stasis_memory *memory,
 /**
  * Drop the pages of a set that equal the base: told, but not really changed.
  *
- * @param set          of the memory's size; on failure some pages may be dropped, all of them rightly
+ * @param set          of the memory's size; on failure some pages may be dropped, all of them
+ *         rightly
  * @param ret_dropped  pages dropped; may be NULL; untouched on failure
  * @return 0; -EINVAL as above, or the set is of another size; -EBADMSG STASIS_ERR_INVALID_MEMORY;
  *         -ENOMEM; what read_base failed with
@@ -335,8 +347,9 @@ STASIS_API int stasis_dirty_refine(struct stasis_page_set *set, const struct sta
 /**
  * What any of several trackers saw: guest writes by KVM, and the VMM's by a bitmap or userfaultfd.
  *
- * @param parts  1..STASIS_UNION_MAX of the same memory; on success they are the union's, which closes
- *               them. Until then the VMM may use their mark, fault and ring_full, and nothing else.
+ * @param parts  1..STASIS_UNION_MAX of the same memory; on success they are the union's, which
+ *               closes them. Until then the VMM may use their mark, fault and ring_full, and
+ * nothing else.
  * @return 0; -EINVAL none, too many, one twice, or of different sizes; -ENOMEM
  */
 STASIS_API int stasis_tracker_open_union(struct stasis_tracker *const *parts, size_t part_count,

@@ -2,11 +2,11 @@
  * kvm_dirty_log.c - the tracker that reads KVM's dirty log.
  *
  * With KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, reading the log and protecting pages again are two calls:
- * KVM_GET_DIRTY_LOG copies it, KVM_CLEAR_DIRTY_LOG takes off the bits that were read, so that a write in
- * between keeps or sets its bit. A harvest costs the copy (one bit a page) and work for each dirty page.
- * Where KVM_DIRTY_LOG_INITIALLY_SET is offered, a log begins all ones and nothing is protected: arm then
- * reads and clears it like any other, a bounded number of pages at a time, and running vCPUs are not
- * held up while the whole of memory is protected under one lock.
+ * KVM_GET_DIRTY_LOG copies it, KVM_CLEAR_DIRTY_LOG takes off the bits that were read, so that a
+ * write in between keeps or sets its bit. A harvest costs the copy (one bit a page) and work for
+ * each dirty page. Where KVM_DIRTY_LOG_INITIALLY_SET is offered, a log begins all ones and nothing
+ * is protected: arm then reads and clears it like any other, a bounded number of pages at a time,
+ * and running vCPUs are not held up while the whole of memory is protected under one lock.
  */
 #include <stdlib.h>
 #include <sys/ioctl.h>

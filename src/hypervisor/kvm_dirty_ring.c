@@ -5,14 +5,14 @@
  *
  *     entry.flags   0 --KVM: filled--> DIRTY --we: read it--> RESET --KVM_RESET_DIRTY_RINGS--> 0
  *
- * The last step protects the page again. Until then, writes to it are not told; but its entry was read in
- * the same breath, so it is in that harvest, whose reader comes later. The flags order everything else: load
- * with acquire, store with release (Documentation/virt/kvm/api.rst, 8.29).
+ * The last step protects the page again. Until then, writes to it are not told; but its entry was
+ * read in the same breath, so it is in that harvest, whose reader comes later. The flags order
+ * everything else: load with acquire, store with release (Documentation/virt/kvm/api.rst, 8.29).
  *
  * A ring that KVM filled all around may have lost entries; then all of memory is dirty, once.
  *
- * vCPU threads empty rings too, when KVM_RUN says that theirs is full; so a lock, and pages that wait for
- * the next harvest. All rings are emptied at once: a reset concerns all of them.
+ * vCPU threads empty rings too, when KVM_RUN says that theirs is full; so a lock, and pages that
+ * wait for the next harvest. All rings are emptied at once: a reset concerns all of them.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -133,8 +133,9 @@ static void hand_back(struct ring *ring, uint32_t index)
     __atomic_store_n(&ring->entries[index].flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
 }
 
-/* Where does KVM go on? A ring that was used before goes on where its user stopped. One that was overrun
- * has entries that KVM takes for filled, and we for empty: it waits for those to be handed back. */
+/* Where does KVM go on? A ring that was used before goes on where its user stopped. One that was
+ * overrun has entries that KVM takes for filled, and we for empty: it waits for those to be handed
+ * back. */
 static bool find_next(struct ring *ring, uint32_t entry_count)
 {
     uint32_t oldest;
@@ -168,8 +169,9 @@ static bool read_ring(struct tracker_ring *tracker, struct ring *ring)
         ring->next = (ring->next + 1) % entry_count;
         read_count++;
     }
-    /* KVM keeps entries in reserve and lets no vCPU run that has used up the rest. A ring that is full all
-     * around was overrun by writes that it emulated in a row: what was in it before is not known. */
+    /* KVM keeps entries in reserve and lets no vCPU run that has used up the rest. A ring that is
+     * full all around was overrun by writes that it emulated in a row: what was in it before is
+     * not known. */
     if (read_count == entry_count) {
         stasis_page_set_add(&tracker->seen, 0, tracker->seen.page_count);
         ring->overrun = true;
@@ -268,8 +270,8 @@ static const struct tracker_ops ring_ops = {
 
 enum ring_page { RING_PAGE_NONE, RING_PAGE_THERE, RING_PAGE_UNKNOWN };
 
-/* Is there a page of the ring at this offset of the vCPU's descriptor? KVM lets anything be mapped there,
- * and kills who touches what does not exist. */
+/* Is there a page of the ring at this offset of the vCPU's descriptor? KVM lets anything be mapped
+ * there, and kills who touches what does not exist. */
 static enum ring_page ring_page_at(int vcpu_fd, off_t offset)
 {
     const size_t size = (size_t)sysconf(_SC_PAGESIZE);

@@ -1,9 +1,10 @@
 /*
- * kvm_slots.c - from KVM's memory slots, and bits of their dirty logs, to pages of the line of memory.
+ * kvm_slots.c - from KVM's memory slots, and bits of their dirty logs, to pages of the line of
+ * memory.
  *
- * Slots and regions need not be the same: a VMM may split a region over slots, or have slots that are no
- * RAM. Each is cut along the other here; a region's page that no slot covers would never be dirty, so
- * that is refused.
+ * Slots and regions need not be the same: a VMM may split a region over slots, or have slots that
+ * are no RAM. Each is cut along the other here; a region's page that no slot covers would never be
+ * dirty, so that is refused.
  *
  *     slots     [   0   ][      2      ]   [ 1: not RAM ]
  *     regions   [    0      ][   1     ]
@@ -206,8 +207,8 @@ static void add_wide_bits(struct stasis_page_set *into, uint64_t first_page, con
     }
 }
 
-/* Every stretch of a region that the slot covers takes its bits. Regions are of whole host pages where
- * KVM could be given them; where one is not, its ends share a bit with what lies beyond. */
+/* Every stretch of a region that the slot covers takes its bits. Regions are of whole host pages
+ * where KVM could be given them; where one is not, its ends share a bit with what lies beyond. */
 static void add_bits(const struct kvm_slots *slots, const struct stasis_kvm_slot *slot,
                      const struct region_map *map, struct stasis_page_set *into)
 {
@@ -249,7 +250,8 @@ static int clear_words(const struct kvm_slots *slots, const struct stasis_kvm_sl
     return ioctl(vm_fd, KVM_CLEAR_DIRTY_LOG, &log);
 }
 
-/* The end of the words from `first` on that go into one call: few zero words, not too many pages. */
+/* The end of the words from `first` on that go into one call: few zero words, not too many pages.
+ * */
 static uint64_t clear_end(const uint64_t *bits, uint64_t first, uint64_t word_count)
 {
     uint64_t pages = (uint64_t)__builtin_popcountll(bits[first]);

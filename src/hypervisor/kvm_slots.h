@@ -17,7 +17,8 @@ struct kvm_slots {
     uint64_t *bits;          /* room for the log of the largest slot, owned */
 };
 
-/* Copies and checks: whole host pages, no overlap, all of `map` covered. STASIS_ERR_INVALID_ARGUMENT. */
+/* Copies and checks: whole host pages, no overlap, all of `map` covered.
+ * STASIS_ERR_INVALID_ARGUMENT. */
 int kvm_slots_init(struct kvm_slots *slots, const struct stasis_kvm_slot *from, size_t slot_count,
                    const struct region_map *map, struct stasis_error *err);
 void kvm_slots_release(struct kvm_slots *slots);
@@ -25,9 +26,10 @@ void kvm_slots_release(struct kvm_slots *slots);
 /* Switch KVM_MEM_LOG_DIRTY_PAGES of all slots. When switching on fails, all are off again. */
 int kvm_slots_log(const struct kvm_slots *slots, int vm_fd, bool on, struct stasis_error *err);
 
-/* Read the dirty log of all slots into `into`, and clear what was read: by KVM_GET_DIRTY_LOG itself, or,
- * when `manual`, by KVM_CLEAR_DIRTY_LOG of the words that had bits. What KVM no longer has is in `into`
- * also on failure. STASIS_ERR_KVM; STASIS_ERR_UNSUPPORTED the VM keeps no log (it has dirty rings). */
+/* Read the dirty log of all slots into `into`, and clear what was read: by KVM_GET_DIRTY_LOG
+ * itself, or, when `manual`, by KVM_CLEAR_DIRTY_LOG of the words that had bits. What KVM no longer
+ * has is in `into` also on failure. STASIS_ERR_KVM; STASIS_ERR_UNSUPPORTED the VM keeps no log (it
+ * has dirty rings). */
 int kvm_slots_read_log(struct kvm_slots *slots, int vm_fd, bool manual,
                        const struct region_map *map, struct stasis_page_set *into,
                        struct stasis_error *err);

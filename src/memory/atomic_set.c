@@ -5,10 +5,10 @@
  *              summary |= word's bit           for each bit of taken: set |= (word <- 0)
  *
  * An add that finds its summary bit set does not write it again. That is sound because all of it is
- * sequentially consistent: if the add's look at the summary came before drain took it, then the add's
- * bits came before drain takes the word. In the other order the add sets the bit anew, for the next drain.
- * Adding must not skip the word's write, though the bit may be set: that write is what orders the caller's
- * data before the drain.
+ * sequentially consistent: if the add's look at the summary came before drain took it, then the
+ * add's bits came before drain takes the word. In the other order the add sets the bit anew, for
+ * the next drain. Adding must not skip the word's write, though the bit may be set: that write is
+ * what orders the caller's data before the drain.
  */
 #include "memory/atomic_set.h"
 

@@ -1,7 +1,8 @@
 /* atomic_set.h - a page set that any number of threads add to while one drains it; lock-free.
  *
- * A page that was added before a drain began is in that drain; one that is added meanwhile is in that
- * one or in the next. What a thread wrote before it added a page is visible to who drained the page. */
+ * A page that was added before a drain began is in that drain; one that is added meanwhile is in
+ * that one or in the next. What a thread wrote before it added a page is visible to who drained
+ * the page. */
 #ifndef STASIS_MEMORY_ATOMIC_SET_H
 #define STASIS_MEMORY_ATOMIC_SET_H
 

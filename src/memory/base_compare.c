@@ -1,13 +1,13 @@
 /*
  * base_compare.c - which pages differ from the base?
  *
- * The line of memory is cut into slabs of whole bitmap words, so that each thread has words of the set to
- * itself; only the summary above them is shared, and written under a lock.
+ * The line of memory is cut into slabs of whole bitmap words, so that each thread has words of the
+ * set to itself; only the summary above them is shared, and written under a lock.
  *
  *     wanted (all, or a set's words) --runs--> read the base's pages --memcmp--> differing
  *
- * A page that is wrongly called equal is missing from a snapshot: nothing but a comparison of all its
- * bytes calls a page equal here.
+ * A page that is wrongly called equal is missing from a snapshot: nothing but a comparison of all
+ * its bytes calls a page equal here.
  */
 #include "memory/base_compare.h"
 

@@ -1,10 +1,10 @@
 /*
  * pagemap.c - asking the kernel about the pages of this process, many at a time.
  *
- * One ioctl fills a vector of stretches and says where it stopped, so that the cost is that of walking
- * page tables and not of system calls. With PAGEMAP_WP_MATCHING the kernel write-protects exactly what it
- * tells, in the same walk: that makes it safe against writers. A walk that fails may have protected pages
- * that it did not tell.
+ * One ioctl fills a vector of stretches and says where it stopped, so that the cost is that of
+ * walking page tables and not of system calls. With PAGEMAP_WP_MATCHING the kernel write-protects
+ * exactly what it tells, in the same walk: that makes it safe against writers. A walk that fails
+ * may have protected pages that it did not tell.
  */
 #include "memory/pagemap.h"
 

@@ -1,8 +1,8 @@
 /* pagemap.h - PAGEMAP_SCAN, and the parts of the kernel's interface that older headers lack.
  *
  * Names and layouts are those of Linux's include/uapi/linux/fs.h (PAGEMAP_SCAN, since 6.7) and
- * include/uapi/linux/userfaultfd.h; Documentation/admin-guide/mm/pagemap.rst and userfaultfd.rst explain
- * them. Debian 12's headers are of Linux 6.1. */
+ * include/uapi/linux/userfaultfd.h; Documentation/admin-guide/mm/pagemap.rst and userfaultfd.rst
+ * explain them. Debian 12's headers are of Linux 6.1. */
 #ifndef STASIS_MEMORY_PAGEMAP_H
 #define STASIS_MEMORY_PAGEMAP_H
 
@@ -64,8 +64,9 @@ typedef void pagemap_found_fn(void *arg, uint64_t start, uint64_t end);
 /* /proc/self/pagemap, to be closed. Negative errno when it cannot be opened. */
 int pagemap_open(void);
 
-/* Walk [start, end) of this process. 0; negative errno: -ENOTTY the kernel has no PAGEMAP_SCAN. On failure
- * some of what was found was told, and with PAGEMAP_WP_MATCHING more than that may be protected. */
+/* Walk [start, end) of this process. 0; negative errno: -ENOTTY the kernel has no PAGEMAP_SCAN. On
+ * failure some of what was found was told, and with PAGEMAP_WP_MATCHING more than that may be
+ * protected. */
 int pagemap_scan(int pagemap_fd, uint64_t start, uint64_t end, const struct pagemap_query *query,
                  pagemap_found_fn *found, void *arg);
 

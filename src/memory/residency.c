@@ -1,14 +1,14 @@
 /*
  * residency.c - which pages can hold anything but zeros?
  *
- * Most of a guest's memory was never written. Reading it to find zeros costs a fault for each page and
- * fills the page tables; the kernel knows without. What it knows depends on what is mapped, which
- * /proc/self/maps tells:
+ * Most of a guest's memory was never written. Reading it to find zeros costs a fault for each page
+ * and fills the page tables; the kernel knows without. What it knows depends on what is mapped,
+ * which /proc/self/maps tells:
  *
  *     mapping            candidates
  *     anonymous          pages that are there or swapped out, the shared zero page excepted
- *     shared file        the file's data, not its holes (SEEK_DATA); a page that is not mapped proves nothing
- *     private file       the file's data, and pages of our own (copied on write)
+ *     shared file        the file's data, not its holes (SEEK_DATA); a page that is not mapped
+ *     proves nothing private file       the file's data, and pages of our own (copied on write)
  *     anything unclear   all of it
  *
  * A page wrongly left out is saved as zeros: guest memory lost. So every doubt and every failing

@@ -4,7 +4,8 @@
 
 #include <stasis/dirty.h>
 
-/* How anonymous memory is asked about; each falls back to the next where the kernel does not offer it. */
+/* How anonymous memory is asked about; each falls back to the next where the kernel does not offer
+ * it. */
 enum residency_method {
     RESIDENCY_SCAN = 0, /* PAGEMAP_SCAN, Linux 6.7: also knows the shared zero page */
     RESIDENCY_PAGEMAP,  /* reading /proc/self/pagemap */
@@ -12,12 +13,12 @@ enum residency_method {
 };
 
 /**
- * Add every page that may hold something else than zeros to `candidates`. A page that is not added is
- * zero: a hole of its file, or anonymous memory that was never written. Nothing is faulted in. What
- * cannot be found out is a candidate, so this never fails to be true, only to be useful.
+ * Add every page that may hold something else than zeros to `candidates`. A page that is not added
+ * is zero: a hole of its file, or anonymous memory that was never written. Nothing is faulted in.
+ * What cannot be found out is a candidate, so this never fails to be true, only to be useful.
  *
- * The memory must stand still. Not for memory whose pages a userfaultfd is yet to fill: the kernel calls
- * those empty.
+ * The memory must stand still. Not for memory whose pages a userfaultfd is yet to fill: the kernel
+ * calls those empty.
  *
  * @param candidates  for as many pages as the memory has
  * @return 0; STASIS_ERR_INVALID_ARGUMENT a region without hva, a set of another size;

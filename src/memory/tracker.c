@@ -5,9 +5,9 @@
  *                            ^                                       |
  *                            +------------- give_back --------------+
  *
- * A page must be in the source, in pending or in the hands of the caller at every moment: one that is
- * nowhere is missing from the next diff, and its restore is corrupt without anyone noticing. For the same
- * reason the base is withheld between a harvest and the word on its outcome.
+ * A page must be in the source, in pending or in the hands of the caller at every moment: one that
+ * is nowhere is missing from the next diff, and its restore is corrupt without anyone noticing.
+ * For the same reason the base is withheld between a harvest and the word on its outcome.
  */
 #include "memory/tracker.h"
 

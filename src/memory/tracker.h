@@ -1,7 +1,8 @@
 /* tracker.h - what all dirty trackers have in common, for those who write one.
  *
- * A tracker's struct begins with `struct stasis_tracker`. Its harvest adds to `pending`, never to the
- * caller's set: so a harvest that fails half-way loses nothing, and what was given back waits there too. */
+ * A tracker's struct begins with `struct stasis_tracker`. Its harvest adds to `pending`, never to
+ * the caller's set: so a harvest that fails half-way loses nothing, and what was given back waits
+ * there too. */
 #ifndef STASIS_MEMORY_TRACKER_H
 #define STASIS_MEMORY_TRACKER_H
 
@@ -16,8 +17,8 @@ struct tracker_ops {
     const char *name; /* for messages */
     /* Nothing is dirty from here on; what was noticed before may be dropped. */
     int (*arm)(struct stasis_tracker *tracker, struct stasis_error *err);
-    /* Move what was noticed into tracker->pending, and notice anew. What left the source is in pending
-     * also on failure. */
+    /* Move what was noticed into tracker->pending, and notice anew. What left the source is in
+     * pending also on failure. */
     int (*harvest)(struct stasis_tracker *tracker, struct stasis_error *err);
     /* NULL: takes no marks. Returns whether all of the range is memory. Any thread. */
     bool (*mark)(struct stasis_tracker *tracker, uint64_t gpa, uint64_t size);

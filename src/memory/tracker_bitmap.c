@@ -1,12 +1,12 @@
 /*
  * tracker_bitmap.c - the tracker that is told: marks by the VMM, and control of its write faults.
  *
- * There is one bitmap, of pages, whatever range a fault is granted: a block that changes its granule
- * needs no other bitmap and no copying, and so there is no moment at which a mark could go into a map that
- * nobody reads any more.
+ * There is one bitmap, of pages, whatever range a fault is granted: a block that changes its
+ * granule needs no other bitmap and no copying, and so there is no moment at which a mark could go
+ * into a map that nobody reads any more.
  *
- * Each 2 MiB block (of the guest's addresses, as block entries of a page table are) counts its faults in
- * windows of time, in one word that is replaced by compare-and-swap:
+ * Each 2 MiB block (of the guest's addresses, as block entries of a page table are) counts its
+ * faults in windows of time, in one word that is replaced by compare-and-swap:
  *
  *     63         32 31      1 0
  *     | window     | faults  | fine |      fine: granted by pages
@@ -16,8 +16,8 @@
  *
  * Nothing runs in the background and nobody scans blocks: a block is looked at when it faults.
  *
- * Granting a range and marking it are one step to a harvest, by a lock that faults share: a range that is
- * open and not marked would be written to without anyone knowing. Plain marks take no lock.
+ * Granting a range and marking it are one step to a harvest, by a lock that faults share: a range
+ * that is open and not marked would be written to without anyone knowing. Plain marks take no lock.
  */
 #include "memory/tracker_bitmap.h"
 
@@ -245,7 +245,8 @@ static int protect_run(const struct tracker_bitmap *bitmap, uint64_t page, uint6
     return 0;
 }
 
-/* All of pending, not only what was drained just now: a harvest that failed may have left some open. */
+/* All of pending, not only what was drained just now: a harvest that failed may have left some
+ * open. */
 static int protect_pending(const struct tracker_bitmap *bitmap, struct stasis_error *err)
 {
     uint64_t first, count;

@@ -1,4 +1,5 @@
-/* tracker_bitmap.h - the fault control of the bitmap tracker, with the time as an argument: for tests. */
+/* tracker_bitmap.h - the fault control of the bitmap tracker, with the time as an argument: for
+ * tests. */
 #ifndef STASIS_MEMORY_TRACKER_BITMAP_H
 #define STASIS_MEMORY_TRACKER_BITMAP_H
 

@@ -1,9 +1,10 @@
 /*
  * tracker_compare.c - the tracker for where no tracker ran: memory against its base, byte by byte.
  *
- * It notices nothing as it happens, so an epoch is whatever the base reader reads: after a harvest whose
- * pages are safe in a new snapshot, the reader must read that one. It misses no change, by whomever, and
- * tells no page that is as it was; each harvest reads all of memory and all of the base.
+ * It notices nothing as it happens, so an epoch is whatever the base reader reads: after a harvest
+ * whose pages are safe in a new snapshot, the reader must read that one. It misses no change, by
+ * whomever, and tells no page that is as it was; each harvest reads all of memory and all of the
+ * base.
  */
 #include <stdlib.h>
 

@@ -2,16 +2,17 @@
  * tracker_uffd.c - the tracker that sees every write through this process's page tables.
  *
  * Memory is registered with a userfaultfd in write-protect mode that reports nothing
- * (UFFD_FEATURE_WP_ASYNC): the kernel drops the protection of a page when it is written, and PAGEMAP_SCAN
- * tells the pages without it and protects them again in one walk. No thread serves faults, so none can
- * hang, and nobody needs privileges for faults that happen inside the kernel.
+ * (UFFD_FEATURE_WP_ASYNC): the kernel drops the protection of a page when it is written, and
+ * PAGEMAP_SCAN tells the pages without it and protects them again in one walk. No thread serves
+ * faults, so none can hang, and nobody needs privileges for faults that happen inside the kernel.
  *
- *     arm       UFFDIO_WRITEPROTECT of all: pages get the protection bit, places without a page get a
- *               marker (UFFD_FEATURE_WP_UNPOPULATED), so that reading a page later is no write
- *     harvest   PAGEMAP_SCAN: written, protect what matches
+ *     arm       UFFDIO_WRITEPROTECT of all: pages get the protection bit, places without a page
+ *               get a marker (UFFD_FEATURE_WP_UNPOPULATED), so that reading a page later is no
+ *     write harvest   PAGEMAP_SCAN: written, protect what matches
  *
- * The guest's own page tables follow: protecting invalidates KVM's, by its MMU notifier. A page that is
- * not protected and not told is lost, so a walk that fails part way makes all of its region dirty.
+ * The guest's own page tables follow: protecting invalidates KVM's, by its MMU notifier. A page
+ * that is not protected and not told is lost, so a walk that fails part way makes all of its
+ * region dirty.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -207,6 +208,7 @@ int stasis_tracker_open_uffd(const struct stasis_memory *memory,
         uffd_close(&uffd->tracker);
         return r;
     }
+    uffd->tracker.page_size = (uint32_t)sysconf(_SC_PAGESIZE);
     *ret_tracker = &uffd->tracker;
     return 0;
 }

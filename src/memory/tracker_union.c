@@ -1,9 +1,9 @@
 /*
  * tracker_union.c - several trackers as one: a page is dirty when any of them says so.
  *
- * No single source sees all writes: KVM does not see the VMM's, a bitmap only what it is told. The parts
- * are harvested one after the other, each into the union's pending pages at once, so that a later part's
- * failure cannot lose what an earlier one gave up.
+ * No single source sees all writes: KVM does not see the VMM's, a bitmap only what it is told. The
+ * parts are harvested one after the other, each into the union's pending pages at once, so that a
+ * later part's failure cannot lose what an earlier one gave up.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
-/* Goal:   a page set holds exactly what was put into it, whatever the sizes, edges and order of calls.
- * Method: random calls on random sizes, each beside a slow oracle of one bool for each page. */
+/* Goal:   a page set holds exactly what was put into it, whatever the sizes, edges and order of
+ * calls. Method: random calls on random sizes, each beside a slow oracle of one bool for each
+ * page. */
 #include "unit.h"
 
 #include <stdlib.h>

@@ -1,7 +1,8 @@
-/* Goal:   what is not a candidate is zero, whatever is mapped and by whatever method; and where the kernel
+/* Goal:   what is not a candidate is zero, whatever is mapped and by whatever method; and where
+ * the kernel
  *         can know, what was never written is not a candidate. No page is touched to find out.
- * Method: mappings of each kind with some pages written, read, or thrown away; every page that is left
- *         out is looked at afterwards. mincore() tells what was touched. */
+ * Method: mappings of each kind with some pages written, read, or thrown away; every page that is
+ *         left out is looked at afterwards. mincore() tells what was touched. */
 #include "unit.h"
 
 #include <stdlib.h>

@@ -1,7 +1,8 @@
-/* Goal:   what the VMM marks is told, by page and by whatever thread; the calls of every tracker keep
- *         their promises on epochs, bases and pages given back; write faults are granted by block or page.
- * Method: marks by hand around all edges; ten million writes by threads that mark; a VMM in small that
- *         write-protects memory and grants its faults, with threads for vCPUs. */
+/* Goal:   what the VMM marks is told, by page and by whatever thread; the calls of every tracker
+ * keep
+ *         their promises on epochs, bases and pages given back; write faults are granted by block
+ * or page. Method: marks by hand around all edges; ten million writes by threads that mark; a VMM
+ *         in small that write-protects memory and grants its faults, with threads for vCPUs. */
 #include "unit.h"
 
 #include <errno.h>

@@ -1,6 +1,8 @@
-/* Goal:   comparison with a base tells exactly the pages that differ from it, and refining a set drops
- *         exactly those that do not, for any number of threads and also when the base cannot be read.
- * Method: a base in a buffer; pages written with new and with the same bytes; a reader that fails. */
+/* Goal:   comparison with a base tells exactly the pages that differ from it, and refining a set
+ * drops
+ *         exactly those that do not, for any number of threads and also when the base cannot be
+ * read. Method: a base in a buffer; pages written with new and with the same bytes; a reader that
+ * fails. */
 #include "unit.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
-/* Goal:   out of memory, every call that opens a tracker or makes a set says so and leaves nothing behind.
- * Method: the linker hands the allocator's calls to this test, which makes each of them fail in turn; what
- *         is left behind is for the leak checker. */
+/* Goal:   out of memory, every call that opens a tracker or makes a set says so and leaves nothing
+ * behind. Method: the linker hands the allocator's calls to this test, which makes each of them
+ *         fail in turn; what is left behind is for the leak checker. */
 #include "unit.h"
 
 #include <errno.h>

@@ -1,6 +1,8 @@
-/* Goal:   asynchronous write protection tells every page that this process wrote, by whatever means and in
+/* Goal:   asynchronous write protection tells every page that this process wrote, by whatever
+ * means and in
  *         whatever kind of mapping, and no page that was only read.
- * Method: pages written and read by hand, exactly compared; threads that write while harvests run. */
+ * Method: pages written and read by hand, exactly compared; threads that write while harvests run.
+ * */
 #include "unit.h"
 
 #include <errno.h>

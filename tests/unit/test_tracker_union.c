@@ -1,6 +1,6 @@
-/* Goal:   a union tells what any of its parts saw, loses nothing when a part fails, and owns its parts.
- * Method: bitmaps as parts, one of them with a protection that can be made to fail; threads that mark
- *         through the union and through a part while both are harvested. */
+/* Goal:   a union tells what any of its parts saw, loses nothing when a part fails, and owns its
+ * parts. Method: bitmaps as parts, one of them with a protection that can be made to fail; threads
+ *         that mark through the union and through a part while both are harvested. */
 #include "unit.h"
 
 #include <errno.h>

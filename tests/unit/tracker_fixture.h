@@ -1,9 +1,11 @@
-/* tracker_fixture.h - memory that threads write to while a tracker is harvested, and the oracle for it.
+/* tracker_fixture.h - memory that threads write to while a tracker is harvested, and the oracle
+ * for it.
  *
- * Each writer has a word of its own on every page, counts it up, and logs each write when it is complete.
- * The oracle keeps a copy of all words, brought up to date from nothing but harvested pages: after each
- * harvest the copy must have every write that was logged before it, and in the end be what memory is. Logs
- * are short and writers wait for them, so that hardly a lost write is hidden by the next one. Words are atomic, so that the sanitizer for threads sees what the
+ * Each writer has a word of its own on every page, counts it up, and logs each write when it is
+ * complete. The oracle keeps a copy of all words, brought up to date from nothing but harvested
+ * pages: after each harvest the copy must have every write that was logged before it, and in the
+ * end be what memory is. Logs are short and writers wait for them, so that hardly a lost write is
+ * hidden by the next one. Words are atomic, so that the sanitizer for threads sees what the
  * trackers do, and not these races. */
 #ifndef STASIS_TESTS_TRACKER_FIXTURE_H
 #define STASIS_TESTS_TRACKER_FIXTURE_H
@@ -63,8 +65,8 @@ struct fixture_tally {
     uint64_t pages_unchanged; /* of them, pages that were as before: told, but not written */
 };
 
-/* Writers write at random while this thread harvests and now and then gives back. Fails the test when
- * a write is missing from a harvest that it should be in. Prints the tally. */
+/* Writers write at random while this thread harvests and now and then gives back. Fails the test
+ * when a write is missing from a harvest that it should be in. Prints the tally. */
 struct fixture_tally fixture_race(struct fixture *fixture, const struct fixture_race *race);
 
 #endif

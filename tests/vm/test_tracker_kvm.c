@@ -1,10 +1,11 @@
 /*
  * test_tracker_kvm.c - KVM's dirty log and dirty rings against a guest that writes known pages.
  *
- * Goal:   every page that the guest wrote is told, no other one, through slots that are out of step with
- *         regions and words; nothing is lost by failures, full rings, or harvests while the guest runs.
- * Method: a guest that counts up a word on each page of a list; a copy of all words that is kept up to
- *         date from harvested pages only; ioctls that are seen and made to fail.
+ * Goal:   every page that the guest wrote is told, no other one, through slots that are out of
+ *         step with regions and words; nothing is lost by failures, full rings, or harvests while
+ * the guest runs. Method: a guest that counts up a word on each page of a list; a copy of all
+ *         words that is kept up to date from harvested pages only; ioctls that are seen and made
+ * to fail.
  */
 #include "tracker_vm.h"
 
@@ -20,8 +21,8 @@
 #include "unit.h"
 
 #define GUEST_WRITES 5000000 /* for the log, and again for the rings */
-/* In one go, when a ring may be nearly full: a software KVM that emulates the guest looks at its ring
- * between goes only, and keeps 64 entries in reserve. */
+/* In one go, when a ring may be nearly full: a software KVM that emulates the guest looks at its
+ * ring between goes only, and keeps 64 entries in reserve. */
 #define RING_LIST_MAX 48
 #define RING_SIZE (16 * 1024u)
 
@@ -458,7 +459,8 @@ static void a_full_ring_is_emptied_and_nothing_lost(void **state)
     expect_exactly();
 }
 
-/* Where KVM emulates the guest, 512 writes in a row go past the end; elsewhere the ring is but full. */
+/* Where KVM emulates the guest, 512 writes in a row go past the end; elsewhere the ring is but
+ * full. */
 static void a_ring_that_kvm_overran_loses_no_page_and_the_guest_goes_on(void **state)
 {
     (void)state;

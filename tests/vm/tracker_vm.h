@@ -1,7 +1,8 @@
-/* tracker_vm.h - a small VM whose guest writes to the pages that it is told, for tests of dirty tracking.
+/* tracker_vm.h - a small VM whose guest writes to the pages that it is told, for tests of dirty
+ * tracking.
  *
- * Two regions of memory over three slots, out of step with each other and with 64-page words, and one
- * slot more that is no memory of the snapshot:
+ * Two regions of memory over three slots, out of step with each other and with 64-page words, and
+ * one slot more that is no memory of the snapshot:
  *
  *     slots     [  0  ]        [  2  ][     1     ]      [ 3 ]
  *     regions   [  0  ]        [        1         ]
@@ -43,8 +44,8 @@ void tracker_vm_close(struct tracker_vm *vm);
 uint64_t tracker_vm_gpa(const struct tracker_vm *vm, uint64_t page);
 uint32_t *tracker_vm_word(const struct tracker_vm *vm, uint64_t page);
 
-/* Let the guest count up the word of each page, or, in slot 3, of address UINT64_MAX. `tracker` takes
- * full rings, NULL where there are none. */
+/* Let the guest count up the word of each page, or, in slot 3, of address UINT64_MAX. `tracker`
+ * takes full rings, NULL where there are none. */
 #define TRACKER_VM_ELSEWHERE UINT64_MAX
 void tracker_vm_write(struct tracker_vm *vm, const uint64_t *pages, size_t page_count,
                       struct stasis_tracker *tracker);
