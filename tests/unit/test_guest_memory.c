@@ -5,6 +5,7 @@
  * Method: RAM and ring of the device fixture, and a bitmap tracker beside them. */
 #include "device_fixture.h"
 
+#include <linux/virtio_config.h>
 #include <string.h>
 
 #include <stasis/dirty.h>
@@ -17,7 +18,7 @@
 
 static struct fake_ram ram;
 static struct stasis_page_set dirty;
-static struct device *platform;
+static struct device *device;
 
 static int setup(void **state)
 {
@@ -32,8 +33,8 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    device_free(platform);
-    platform = NULL;
+    device_free(device);
+    device = NULL;
     stasis_tracker_close(ram.memory.marks);
     stasis_page_set_release(&dirty);
     fake_ram_release(&ram);
@@ -147,6 +148,35 @@ static void as_much_of_a_chain_is_told_as_was_written(void **state)
     assert_told(0x20000, 3);
 }
 
+static bool has_used(void *arg)
+{
+    return ring_used_idx(arg) != 0;
+}
+
+/* Data and used ring lie apart: each of the two must be told. */
+static void what_a_device_does_for_a_chain_is_told(void **state)
+{
+    const struct irq_line irq = { .vm_fd = -1, .gsi = LAYOUT_VIRTIO_GSI };
+    struct stasis_error err = { 0 };
+    struct guest_ring ring;
+
+    (void)state;
+    ring_init(&ring, &ram, RING_SIZE, RING_GPA);
+    assert_stasis_ok(virtio_rng_new(&irq, &ram.memory, &device, &err), &err);
+    assert_true(mmio_bring_up(device, UINT64_C(1) << VIRTIO_F_VERSION_1, &ring));
+    ring_desc(&ring, 0, HIGH_GPA, STASIS_PAGE_SIZE + 1, DESC_WRITE, 0);
+    ring_post(&ring, 0);
+    assert_stasis_ok(device->ops->run(device, &err), &err);
+    wait_until(has_used, &ring, "random bytes");
+    assert_stasis_ok(device->ops->quiesce(device, deadline_in_ms(20000), &err), &err);
+    stasis_page_set_clear(&dirty);
+    assert_int_equal(stasis_tracker_harvest(ram.memory.marks, &dirty, NULL), 0);
+    assert_true(stasis_page_set_test(&dirty, ring.device_gpa / STASIS_PAGE_SIZE));
+    assert_true(stasis_page_set_test(&dirty, LOW_SIZE / STASIS_PAGE_SIZE));
+    assert_true(stasis_page_set_test(&dirty, LOW_SIZE / STASIS_PAGE_SIZE + 1));
+    assert_int_equal(stasis_page_set_count(&dirty), 3);
+}
+
 static void a_new_generation_is_told(void **state)
 {
     const struct irq_line irq = { .vm_fd = -1, .gsi = LAYOUT_GED_GSI };
@@ -154,9 +184,9 @@ static void a_new_generation_is_told(void **state)
     struct stasis_error err = { 0 };
 
     (void)state;
-    assert_stasis_ok(acpi_platform_new(&irq, &ram.memory, &events, &platform, &err), &err);
+    assert_stasis_ok(acpi_platform_new(&irq, &ram.memory, &events, &device, &err), &err);
     assert_told(0, 0);
-    assert_stasis_ok(acpi_platform_new_generation(platform, true, &err), &err);
+    assert_stasis_ok(acpi_platform_new_generation(device, true, &err), &err);
     assert_told(LAYOUT_VMGENID_GPA, 1);
 }
 
@@ -169,6 +199,7 @@ int main(void)
         memory_test(nothing_is_marked_by_writes_of_nothing_or_elsewhere),
         memory_test(whatever_a_queue_writes_is_told),
         memory_test(as_much_of_a_chain_is_told_as_was_written),
+        memory_test(what_a_device_does_for_a_chain_is_told),
         memory_test(a_new_generation_is_told),
     };
     return unit_run(tests);
