@@ -69,8 +69,8 @@ void chain_guest_change(struct chain_guest *guest, unsigned percent)
 
     for (uint64_t done = 0; done < wanted;) {
         const uint64_t first = fixture_random(&guest->random) % guest->page_count;
-        uint64_t run =
-            1 + fixture_random(&guest->random) % (fixture_random(&guest->random) % 8 == 0 ? 60 : 3);
+        const uint64_t run_max = fixture_random(&guest->random) % 8 == 0 ? 60 : 3;
+        uint64_t run = 1 + fixture_random(&guest->random) % run_max;
 
         if (run > guest->page_count - first)
             run = guest->page_count - first;

@@ -65,8 +65,11 @@ static void hash_pages(const struct packing *packing, const struct iovec *iov, u
                        uint64_t packed_page)
 {
     const size_t digest_size = chunk_digest_size(packing->job->digest);
-    uint8_t *digest = packing->digests + packed_page * digest_size;
+    uint8_t *digest;
 
+    if (iov_count == 0)
+        return; /* a diff without data pages has no digests either */
+    digest = packing->digests + packed_page * digest_size;
     for (unsigned i = 0; i < iov_count; i++) {
         const uint8_t *bytes = iov[i].iov_base;
 
